@@ -34,7 +34,7 @@ from dora_cli.methods.low_rank.passes import Passes
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.models.fused import FusedBlocks
-from dora_cli.models.short_attention.attention import short_attention
+from dora_cli.models.shortcuts import shortcuts
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.adalora import AdaloraMethod
@@ -422,6 +422,7 @@ class ProductStep(Step):
         optimizer = make_optimizer(
             self.method, learning_rate=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
         )
+        longest = None if sdpa else settings.length
         self._step = TrainingStep(
             model=self.model,
             method=self.method,
@@ -432,7 +433,7 @@ class ProductStep(Step):
             max_grad_norm=1.0,
             cuda_graph=graph,
             fused=fused_blocks(self.model, self.method.sites) if fused else None,
-            attention=None if sdpa else short_attention(self.model, autocast_type(accelerator), settings.length),
+            shortcuts=shortcuts(self.model, autocast_type(accelerator), longest=longest, compiled=fused or liger),
         )
 
     def __call__(self) -> None:

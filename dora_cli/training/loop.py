@@ -33,7 +33,7 @@ from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StoppedNow, StopSignals, stopped
 from dora_cli.methods.base import StepReport
 from dora_cli.models.packed_attention import PackedRows
-from dora_cli.models.short_attention.attention import ShortAttention, short_attention
+from dora_cli.models.shortcuts import Shortcut, shortcuts
 from dora_cli.recipe import dump_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.open_run import OpenRun
@@ -500,14 +500,15 @@ def make_step(prepared: Prepared, note: Note) -> TrainingStep:
         averaged=prepared.averaged,
         fused=_fused_blocks(prepared, note) if prepared.speed.fused else None,
         packed=None if packing is None else PackedRows(adapted.model, packing.longest),
-        attention=_attention(prepared) if packing is None else None,
+        shortcuts=_shortcuts(prepared),
     )
 
 
-def _attention(prepared: Prepared) -> ShortAttention | None:
-    train = prepared.train
+def _shortcuts(prepared: Prepared) -> list[Shortcut]:
+    train, dtype = prepared.train, autocast_type(prepared.ground.accelerator)
     widest = padded_width(int(train.lengths.max()), train.pad_multiple, train.max_length)
-    return short_attention(prepared.adapted.model, autocast_type(prepared.ground.accelerator), widest)
+    longest = widest if prepared.packing is None else None
+    return shortcuts(prepared.adapted.model, dtype, longest=longest, compiled=prepared.speed.fused)
 
 
 def _fused_blocks(prepared: Prepared, note: Note) -> FusedBlocks:

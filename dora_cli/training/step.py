@@ -22,7 +22,7 @@ from dora_cli.machine.graphs import Graphs, shapes
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.models.ahead import compile_ahead
 from dora_cli.models.packed_attention import PackedRows, in_rows
-from dora_cli.models.short_attention.attention import ShortAttention, shortly
+from dora_cli.models.shortcuts import Shortcut, taking
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger
@@ -89,7 +89,7 @@ class TrainingStep:
         averaged: which steps have their weights averaged; None for none.
         fused: compiles the blocks of the model within a pass; None computes them as they stand.
         packed: how the model computes batches whose texts stand in one row; None where batches are padded.
-        attention: how attention is computed in a pass; None as the model has it.
+        shortcuts: how parts of the model are computed in a pass.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TrainingStep:
         averaged: AveragedSteps | None = None,
         fused: FusedBlocks | None = None,
         packed: PackedRows | None = None,
-        attention: ShortAttention | None = None,
+        shortcuts: Sequence[Shortcut] = (),
     ) -> None:
         self.model = model
         self.method = method
@@ -125,7 +125,7 @@ class TrainingStep:
         self.measure = measure
         self.fused = fused
         self.packed = packed
-        self.attention = attention
+        self.shortcuts = shortcuts
         self.alone = alone or accelerator.num_processes == 1
         device = accelerator.device
         self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
@@ -209,7 +209,7 @@ class TrainingStep:
         accelerator, scaler = self.accelerator, self.accelerator.scaler
         fused = nullcontext() if self.fused is None else self.fused.around(self._dtype)
         training = self.method.training_pass(self._dtype, real_tokens(batch))
-        with training, fused, shortly(self.attention), in_rows(self.packed) as more:
+        with training, fused, taking(self.shortcuts), in_rows(self.packed) as more:
             with autocast(accelerator, self._without_cache):
                 outputs = self.model(**inputs_of(batch), **more)
             part = self.loss(outputs, batch).sum() / self.ledger.units

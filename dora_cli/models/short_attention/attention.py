@@ -8,7 +8,7 @@ and a text, computes weights again in the backward pass, and needs nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -95,11 +95,6 @@ def _can_be_told(model: Any) -> bool:
     """
     asked = getattr(model, "_can_set_attn_implementation", None)
     return asked is not None and bool(asked())
-
-
-def shortly(attention: ShortAttention | None) -> AbstractContextManager[None]:
-    """`ShortAttention.around`; without it nothing is changed."""
-    return nullcontext() if attention is None else attention.around()
 
 
 @cache

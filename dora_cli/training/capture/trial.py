@@ -21,7 +21,7 @@ from dora_cli.methods import Method
 from dora_cli.models import head_parameters, max_positions, vocabulary_rows
 from dora_cli.models.outputs import logits_in
 from dora_cli.models.packed_attention import PackedRows
-from dora_cli.models.short_attention.attention import short_attention
+from dora_cli.models.shortcuts import shortcuts
 from dora_cli.recipe.methods import METHODS
 from dora_cli.training.capture.passes import FEW
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -56,6 +56,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     method = _with_any_targets(model, question["method"])
     optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     accelerator, rows = make_accelerator(device, question["precision"]), bool(question.get("packed"))
+    compiled, longest = bool(question.get("fused")), None if rows else LENGTH
     step = TrainingStep(
         model=model.train(),
         method=method,
@@ -66,9 +67,9 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         max_grad_norm=1.0,
         cuda_graph=cuda_graph,
         evaluations=FEW,  # enough to be captured from the second batch on
-        fused=_fused_blocks(model, method) if question.get("fused") else None,
+        fused=_fused_blocks(model, method) if compiled else None,
         packed=PackedRows(model, LENGTH) if rows else None,
-        attention=None if rows else short_attention(model, autocast_type(accelerator), LENGTH),
+        shortcuts=shortcuts(model, autocast_type(accelerator), longest=longest, compiled=compiled),
     )
     learned = _in_one_row(batch, int(model.config.pad_token_id)) if rows else batch
     for number in range(1, STEPS + 1):

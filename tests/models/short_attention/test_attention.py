@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import BertForSequenceClassification
 from dora_cli import train
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.models import shortcuts as shortcuts_room
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.models.short_attention import attention as room
 from dora_cli.models.short_attention.attention import (
@@ -27,7 +29,7 @@ from dora_cli.models.short_attention.attention import (
     suits,
 )
 from dora_cli.models.short_attention.operators import LONGEST, Kernels, is_within
-from dora_cli.training import loop
+from dora_cli.models.shortcuts import shortcuts
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_lora, sharpen, sites
 from tests.models.short_attention.plain import PlainAttention
@@ -85,7 +87,7 @@ def batch_of(*lengths: int) -> dict[str, torch.Tensor]:
 def learned(model: Any, batch: dict[str, torch.Tensor], attention: ShortAttention | None) -> list[torch.Tensor]:
     """The outputs of a training pass, and all gradients."""
     model.zero_grad()
-    with room.shortly(attention):
+    with nullcontext() if attention is None else attention.around():
         logits = model(**batch).logits
         logits.square().sum().backward()
     return [logits.detach(), *(one.grad.clone() for one in model.parameters() if one.grad is not None)]
@@ -192,7 +194,7 @@ def test_within_compiled_blocks(family: str, together: bool, monkeypatch: pytest
     fused = FusedBlocks(model, method.sites, note=pytest.fail, backend=backend)
     for lengths in ((7, 3), (9, 9, 4)):
         batch, results = batch_of(*lengths), []
-        for around in (fused.around(None), room.shortly(None)):
+        for around in (fused.around(None), nullcontext()):
             torch.manual_seed(5)
             for group in method.groups():
                 for parameter in group.parameters:
@@ -303,7 +305,7 @@ def test_a_run_asks_for_it_with_the_widest_batch(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(loop, "short_attention", lambda *given: asked.append(given))
+    monkeypatch.setattr(shortcuts_room, "short_attention", lambda *given: asked.append(given))
     widths: list[int] = []
     forward = BertForSequenceClassification.forward
 
@@ -332,7 +334,7 @@ def steps_of(kernels: Kernels | None, *, graph: bool = False, fused: bool = Fals
     run = Run(graph=graph, precision="bf16", dropout=0.3, rate=1e-30)
     sharpen(run.model)
     if kernels is not None:
-        run.step.attention = ShortAttention(run.model, kernels)
+        run.step.shortcuts = [ShortAttention(run.model, kernels)]
     if fused:
         run.step.fused = FusedBlocks(run.model, run.method.sites, note=pytest.fail)
     found = []
@@ -368,13 +370,13 @@ def test_a_run_on_a_gpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.training.test_captured import Run
 
     run = Run(graph=True, precision="bf16", dropout=0.3)
-    run.step.attention = short_attention(run.model, torch.bfloat16, 24)
-    assert run.step.attention is not None
+    (attention,) = run.step.shortcuts = shortcuts(run.model, torch.bfloat16, longest=24)
+    assert isinstance(attention, ShortAttention)
     calls, forward = [], TritonAttention.forward
     monkeypatch.setattr(TritonAttention, "forward", lambda self, *given: (calls.append(1), forward(self, *given))[1])
     seeds = []
     for number in range(1, 7):
         run.step(number, [run.batch(0)], 8, event=False)
-        seeds.append(int(run.step.attention.state.seed))
+        seeds.append(int(attention.state.seed))
     assert len(set(seeds)) == len(seeds)
     assert len(calls) >= 2 * 2  # in a step that is eager and in the one that is captured
