@@ -152,9 +152,7 @@ class LeanPass:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """After the backward pass: gradients from their sums, those of `A` beside those of `B` and the gates. These come
-        from the gradients of their product.
-        """
+        """After the backward pass: gradients from their sums, those of `A` beside those of `B` and the gates."""
         self._branches.join()
         gradients = [shared.group.take_gradients() for shared in self._shared]
         with self._branches.sums():
