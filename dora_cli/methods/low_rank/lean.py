@@ -152,16 +152,10 @@ class LeanPass:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """After the backward pass: gradients from their sums, those of `A` beside those of `B` and the gates."""
-        self._branches.join()
-        gradients = [shared.group.take_gradients() for shared in self._shared]
-        with self._branches.sums():
-            for shared, (grad_A, _, _) in zip(self._shared, gradients, strict=True):
-                shared.finish_A(grad_A)
-        for shared, (_, grad_B_t, grad_c) in zip(self._shared, gradients, strict=True):
-            shared.finish_B(grad_B_t, grad_c)
+        """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         self._branches.join()
         for shared in self._shared:
+            shared.finish()
             shared.group.end_pass()
 
 
@@ -322,15 +316,16 @@ class _Shared:
             self.B_t.index_copy_(0, index, torch.cat([B.T for _, B in factors]).to(self.B_t.dtype))
             self._copied = present
 
-    def finish_A(self, gradient: torch.Tensor) -> None:
-        if len(self.group.A) and self.grad_A is not None and len(self.grad_A) > 1:
-            self.kernels.collect(self.grad_A, gradient)
-
-    def finish_B(self, gradient: torch.Tensor, of_gates: torch.Tensor | None) -> None:
+    def finish(self) -> None:
         group = self.group
-        if not len(group.A) or self.grad_up is None:  # nothing of it trains
+        grad_A, grad_B_t, grad_c = group.take_gradients()
+        if not len(group.A):  # nothing of it trains
             return
-        if group.c is None or of_gates is None:
-            self.kernels.collect(self.grad_up, gradient, self.scaling)
+        if self.grad_A is not None and len(self.grad_A) > 1:
+            self.kernels.collect(self.grad_A, grad_A)
+        if self.grad_up is None:
+            return
+        if group.c is None or grad_c is None:
+            self.kernels.collect(self.grad_up, grad_B_t, self.scaling)
         else:
-            self.kernels.collect_gated(self.grad_up, group.B_t, group.c, gradient, of_gates, self.scaling)
+            self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, self.scaling)

@@ -396,9 +396,8 @@ class TritonKernels:
         )
         launch = self._launches.get(key)
         if launch is None:
-            splits = triton.next_power_of_2(most)
-            columns = min(triton.next_power_of_2(width), 16384 // splits)  # all at once, as far as registers go
-            launch = self._launches[key] = Launch(_collect_gated, (rows, 1, 1), (splits, columns), num_warps=8)
+            constants = triton.next_power_of_2(most), 1024
+            launch = self._launches[key] = Launch(_collect_gated, (rows, 1, 1), constants, num_warps=8)
         launch(totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, self._used.take(totals))
 
 

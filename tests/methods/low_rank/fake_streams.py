@@ -163,15 +163,10 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 class RoomyKernels(TorchKernels):
-    """Plain operations without memory of their own for what is between, which streams would share, and with partial
-    sums to collect, as a GPU has them.
-    """
+    """Plain operations without memory of their own for what is between, which streams would share."""
 
     def _room(self, number: int, like: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(like)
-
-    def splits(self, width: int) -> int:
-        return 2
 
 
 class RoomyTogether(TogetherKernels):
@@ -181,4 +176,4 @@ class RoomyTogether(TogetherKernels):
         super().__init__(device)
         self.made._one = RoomyKernels(device)
 
-    _room, splits = RoomyKernels._room, RoomyKernels.splits
+    _room = RoomyKernels._room
