@@ -9,13 +9,26 @@ begins with its gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
 from torch import nn
 
 from dora_cli.methods.low_rank.seam import Entry
+
+
+class _Given(NamedTuple):
+    """What a block gave, as it was then, and the same in the other type."""
+
+    x: ref[torch.Tensor]
+    version: int
+    converted: torch.Tensor
+
+    def is_of(self, x: torch.Tensor) -> bool:
+        """Whether `x` is that, unchanged, and a gradient is wanted of both or of none."""
+        same = self.x() is x and self.version == x._version
+        return same and self.converted.requires_grad == x.requires_grad
 
 
 class BothTypes:
@@ -28,7 +41,7 @@ class BothTypes:
     def __init__(self) -> None:
         self.entry = Entry()
         self._dtype: torch.dtype | None = None
-        self._last: tuple[ref[torch.Tensor], int, torch.Tensor] | None = None
+        self._last: _Given | None = None
 
     def begin(self, dtype: torch.dtype | None) -> None:
         """Before a pass; `dtype` is that of the arithmetic, None for nothing to be given in both."""
@@ -38,23 +51,27 @@ class BothTypes:
         """After a pass, also one that failed."""
         self._dtype = self._last = self.entry.x = self.entry.converted = None
 
-    def of(self, x: torch.Tensor | None) -> torch.Tensor | None:
+    def of(self, x: torch.Tensor | None, *, nobodys: bool = False) -> torch.Tensor | None:
         """The input of a block in the type of the arithmetic, as the last block gave it or converted; None where it is
         of that type itself.
+
+        Args:
+            x: the input.
+            nobodys: whether nobody reads its gradient, so that this one's need not be added to it.
         """
         dtype, last, self._last = self._dtype, self._last, None
         if x is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
             return None
-        if last is not None and last[0]() is x and last[1] == x._version and last[2].requires_grad == x.requires_grad:
-            return last[2]
-        if x.requires_grad and x.is_leaf:  # the gradient of both goes nowhere, and need not be one
+        if last is not None and last.is_of(x) and not _is_watched(x):
+            return last.converted
+        if nobodys:
             return x.detach().to(dtype).requires_grad_()
         return x.to(dtype)
 
     def note(self, result: Any, converted: torch.Tensor | None) -> None:
         """What a block has given, and its first output as the next one may have it."""
         x = _first(result)
-        self._last = None if x is None or converted is None else (ref(x), x._version, converted)
+        self._last = None if x is None or converted is None else _Given(ref(x), x._version, converted)
 
     def around(self, forward: Callable[..., Any]) -> Callable[..., tuple[Any, torch.Tensor | None]]:
         """The `forward` of a class of blocks, for a compiler.
@@ -82,6 +99,11 @@ def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | N
     """The hidden states among the arguments of a block."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, torch.Tensor) else None
+
+
+def _is_watched(x: torch.Tensor) -> bool:
+    """Whether somebody wants all of its gradient: who asks for it later has a part."""
+    return bool(x._backward_hooks) or x.retains_grad
 
 
 def _first(result: Any) -> torch.Tensor | None:

@@ -36,8 +36,8 @@ from dora_cli.models.structure.blocks import find_blocks
 Note = Callable[[str], None]
 Backend = Callable[[torch.fx.GraphModule, list[torch.Tensor]], Callable[..., Any]]
 
-_KINDS = 64
-"""How many kinds of pass are compiled of one block's code in a process: those of other runs in it count too."""
+_KINDS = 256
+"""How many kinds of pass are compiled in a process, of all classes of blocks, and of other runs in it too."""
 
 
 class FusedBlocks:
@@ -147,7 +147,7 @@ class FusedBlocks:
                 seam.end()
             for joint in self._joints.values():
                 joint.end()
-            for pair in self._pairs.values():
+            for pair in reversed(self._pairs.values()):
                 pair.end()
             self._moved.clear()
 
@@ -201,11 +201,13 @@ class FusedBlocks:
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""
         self._hashed.begin_block()
+        given = hidden_of(args, kwargs)
         args, kwargs = _differentiable(block, args, kwargs)
         args, kwargs = tuple(map(self._alone, args)), {name: self._alone(value) for name, value in kwargs.items()}
         if self.failure is None:
             try:
-                converted = self._both.of(hidden_of(args, kwargs))
+                hidden = hidden_of(args, kwargs)
+                converted = self._both.of(hidden, nobodys=hidden is not given)
                 with _compiling():
                     result, converted = self._forward_of(type(block))(block, converted, *args, **kwargs)
                 self._both.note(result, converted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,50 +53,47 @@ def rms_norms(model: nn.Module) -> RmsNorms | None:
 
 @torch.no_grad()
 def spelt_out(model: nn.Module) -> list[nn.Module]:
-    """Every norm of `model` for which `is_spelt_out` holds; of a class, one is tried."""
-    tried: dict[tuple[object, ...], bool] = {}
-    found = []
-    for module in model.modules():
-        if list(module.children()) or [name for name, _ in module.named_parameters()] != ["weight"]:
-            continue
-        kind = type(module), module.weight.shape, module.weight.dtype, _eps(module)
-        if kind not in tried:
-            tried[kind] = is_spelt_out(module)
-        if tried[kind]:
-            found.append(module)
-    return found
+    """Every norm of `model` for which `is_spelt_out` holds; random states are afterwards as before."""
+    alone = [module for module in model.modules() if not list(module.children())]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        return [module for module in alone if is_spelt_out(module)]
 
 
 @torch.no_grad()
 def is_spelt_out(module: nn.Module) -> bool:
-    """Whether `module` is an RMS norm of PyTorch's definition, ``x / sqrt(mean(x^2) + eps) * weight`` over the last
-    dimension, and no module of PyTorch's own.
+    """Whether `module` is in training an RMS norm of PyTorch's definition, ``x / sqrt(mean(x^2) + eps) * weight`` over
+    the last dimension, and no module of PyTorch's own.
     """
-    weight, eps = module.weight, _eps(module)
-    if type(module).__module__.startswith("torch.") or not isinstance(weight, torch.Tensor) or weight.dim() != 1:
+    weight, eps = getattr(module, "weight", None), _eps(module)
+    if type(module).__module__.startswith("torch.") or [name for name, _ in module.named_parameters()] != ["weight"]:
         return False
-    if eps is None or not weight.is_floating_point():
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 1 or not weight.is_floating_point() or eps is None:
         return False
-    # both where `eps` is nothing beside the squares, and where it is much
-    x = torch.linspace(-2, 3, 2 * len(weight), device=weight.device).view(2, -1)
-    x = (x * x.new_tensor([[1.0], [eps**0.5]])).to(weight.dtype)
+    # both where `eps` is nothing beside the squares, and where it is much; no other dimension is one
+    x = torch.linspace(-2, 3, 12 * len(weight), device=weight.device).view(3, 4, -1)
+    x = (x * x.new_tensor([1.0, eps**0.5, 1.0])[:, None, None]).to(weight.dtype)
+    training, module.training = module.training, True
     try:
-        expected = type(module).forward(module, x)
+        found = type(module).forward(module, x)
     except Exception:  # of any kind, as the code of a model is
         return False
-    if not isinstance(expected, torch.Tensor) or expected.dtype != x.dtype or expected.shape != x.shape:
+    finally:
+        module.training = training
+    if not isinstance(found, torch.Tensor) or found.dtype != x.dtype or found.shape != x.shape:
         return False
-    tolerance = 8 * torch.finfo(x.dtype).eps
-    return torch.allclose(expected, F.rms_norm(x, weight.shape, weight, eps).to(x.dtype), tolerance, tolerance)
+    expected, tolerance = F.rms_norm(x, weight.shape, weight, eps).to(x.dtype), 8 * torch.finfo(x.dtype).eps
+    # a weight of zeros would let anything pass
+    return bool(weight.any()) and torch.allclose(found, expected, tolerance, tolerance)
 
 
-def _norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The `forward` of `module`, where PyTorch's kernel takes what it is given."""
+def _norm(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The `forward` of `module`: PyTorch's kernel where that takes what is given, as a gate beside it it does not."""
     weight, eps = module.weight, _eps(module)
     assert isinstance(weight, torch.Tensor)
-    if x.dtype != weight.dtype:
-        plain: torch.Tensor = type(module).forward(module, x)
-        return plain
+    x = args[0] if len(args) == 1 and not kwargs else None
+    if not isinstance(x, torch.Tensor) or x.dtype != weight.dtype or x.shape[-1:] != weight.shape:
+        return type(module).forward(module, *args, **kwargs)
     return F.rms_norm(x, weight.shape, weight, eps).to(x.dtype)  # autocast may have had it in fp32
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -32,20 +33,20 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Block(nn.Module):
     """With a norm at its end, or at its beginning; it gives a tensor, or a tuple that begins with one."""
 
-    def __init__(self, *, first: bool = False, tupled: bool = False) -> None:
+    def __init__(self, *, first: bool = False, tupled: bool = False, maps: int = 2) -> None:
         super().__init__()
-        self.q, self.k, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.maps, self.out = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(maps)), nn.Linear(WIDTH, WIDTH)
         self.norm, self.first, self.tupled = nn.LayerNorm(WIDTH), first, tupled
 
     def forward(self, hidden_states: torch.Tensor) -> Any:
         x = self.norm(hidden_states) if self.first else hidden_states
-        y = hidden_states + self.out(torch.tanh(self.q(x) * self.k(x)))
+        y = hidden_states + self.out(torch.tanh(sum(one(x) for one in self.maps)))
         y = y if self.first else self.norm(y)
         return (y, None) if self.tupled else y
 
 
 class Model(nn.Module):
-    def __init__(self, **settings: bool) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.blocks = nn.ModuleList(Block(**settings) for _ in range(3))
@@ -95,8 +96,8 @@ class Watched:
         of, note = both.of, both.note
         handed: list[torch.Tensor | None] = [None]
 
-        def watched_of(x: torch.Tensor | None) -> torch.Tensor | None:
-            found = of(x)
+        def watched_of(x: torch.Tensor | None, **more: bool) -> torch.Tensor | None:
+            found = of(x, **more)
             self.given.append("nothing" if found is None else "handed" if found is handed[0] else "converted")
             return found
 
@@ -184,6 +185,51 @@ def test_what_somebody_changes_between_blocks_is_converted_anew(name: str, monke
     assert watched.given == ["converted", "handed", "converted"]
 
 
+def _watch(kept: list[torch.Tensor], module: nn.Module, args: Any, y: torch.Tensor) -> None:
+    if y.requires_grad:
+        y.retain_grad()
+        kept.append(y)
+
+
+@pytest.mark.parametrize("watch", [False, True], ids=["a leaf", "watched"])
+def test_whoever_wants_a_gradient_has_all_of_it(watch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a leaf which somebody gave the first block, and of an output that is looked at."""
+    model = Model()
+    watched = Watched(model, monkeypatch)
+    found = []
+    for fused in (None, watched.fused):
+        x = torch.randn(3, 5, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        kept: list[torch.Tensor] = []
+        if watch:
+            handle = model.blocks[0].register_forward_hook(partial(_watch, kept))
+        around = nullcontext() if fused is None else fused.around(HALF)
+        with torch.autocast("cpu", HALF), model.method.training_pass(), around:
+            model(x).square().sum().backward()
+        if watch:
+            handle.remove()
+        found.append([one.grad for one in (x, *kept)])
+    assert len(found[0]) == 1 + watch
+    assert_same([*found[0], torch.ones(1)], [*found[1], torch.ones(1)])
+    assert watched.given == ["converted", "converted" if watch else "handed", "handed"]
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+def test_maps_that_read_it_convert_nothing(maps: int) -> None:
+    """Alone and together; nothing outlives the pass."""
+    model, first = Model(maps=maps), list[str]()
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        names = [str(node.target) for node in graph.graph.nodes if node.op in ("call_function", "call_method")]
+        first.append(next(name for name in names if name == "to" or name.startswith("dora")))
+        found: Callable[..., Any] = graph.forward
+        return found
+
+    fused = FusedBlocks(model, model.method.sites, note=pytest.fail, backend=backend)
+    model.run(fused=fused)
+    assert first == ["dora.projection.default"]
+    assert fused._both._last is fused._both._dtype is None
+
+
 # -- who is given what -------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +260,7 @@ def test_it_is_given_once(both: BothTypes) -> None:
 def test_a_gradient_that_nobody_reads_is_not_added_to_another(both: BothTypes) -> None:
     """That of the first block's input, which requires one to look like the others."""
     x = torch.ones(2, requires_grad=True)
-    found = both.of(x)
+    found = both.of(x, nobodys=True)
     assert found is not None
     assert found.is_leaf
     made = both.of(2 * x)

@@ -125,12 +125,104 @@ class HasMore(Spelt):
         self.bias = nn.Parameter(torch.zeros(6))
 
 
-OTHERS = [Subtracts(), AddsElsewhere(), Refuses(), HasMore(), Spelt(eps=None), nn.RMSNorm(6), nn.Embedding(6, 6)]
+class HoldsAnother(Spelt):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+
+
+class OfAll(Spelt):
+    """Over all dimensions but the first."""
+
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(tuple(range(1, x.dim())), keepdim=True) + self.eps)
+
+
+class Drops(Spelt):
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return super().scaled(torch.nn.functional.dropout(x, 0.5, self.training))
+
+
+class Widens(Spelt):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).double()
+
+
+class Flattens(Spelt):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).flatten(0, -2)
+
+
+class Roughly(Spelt):
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return super().scaled(x) * (1 + 1e-4)
+
+
+def of_zeros() -> nn.Module:
+    """Whatever it computes, it gives zeros."""
+    module = Subtracts()
+    nn.init.zeros_(module.weight)
+    return module
+
+
+def of_two_dimensions() -> nn.Module:
+    module = Spelt()
+    module.weight = nn.Parameter(torch.ones(1, 6))
+    return module
+
+
+OTHERS = [
+    Subtracts(), AddsElsewhere(), Refuses(), HasMore(), HoldsAnother(), OfAll(), Drops(), Widens(), Flattens(),
+    Roughly(), of_zeros(), of_two_dimensions(), Spelt(eps=torch.tensor(1e-6)), nn.RMSNorm(6, eps=1e-6),
+    nn.Embedding(6, 6),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", OTHERS, ids=lambda module: type(module).__name__)
 def test_what_gives_something_else_is_no_norm(module: nn.Module) -> None:
-    assert spelt_out(nn.Sequential(module, Spelt()))[:-1] == []
+    """Whatever its mode is at the moment, and whatever another of its class gives."""
+    norm, state = Spelt(), torch.get_rng_state()
+    assert spelt_out(nn.Sequential(norm, module.eval())) == [norm]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not module.training
+
+
+def test_each_of_a_class_is_tried() -> None:
+    class Offset(Spelt):
+        offset = 0.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.offset
+
+    plain, other = Offset(), Offset()
+    other.offset = 1.0
+    assert spelt_out(nn.Sequential(plain, other)) == [plain]
+
+
+class Gated(Spelt):
+    """As Mamba2's: a norm where there is no gate."""
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(x if gate is None else x * gate)
+
+
+CALLS: dict[str, tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]] = {
+    "another type": ((torch.ones(3, 6, dtype=torch.float64),), {}),
+    "a gate": ((torch.ones(3, 6), torch.rand(3, 6)), {}),
+    "a gate by name": ((torch.ones(3, 6),), {"gate": torch.rand(3, 6)}),
+    "by name": ((), {"x": torch.rand(3, 6)}),
+    "a row that is wider": ((torch.rand(3, 6, 1),), {}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_the_kernel_does_not_take_is_computed_as_it_stands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    args, kwargs = CALLS[name]
+    module = Gated()
+    assert spelt_out(module) == [module]
+    monkeypatch.setattr("torch.nn.functional.rms_norm", pytest.fail)
+    with RmsNorms([module]).around():
+        assert torch.equal(module(*args, **kwargs), Gated()(*args, **kwargs))
 
 
 def test_what_somebody_has_put_there_stays_theirs() -> None:
@@ -150,15 +242,16 @@ def test_a_pass_that_fails_leaves_modules_as_they_were() -> None:
     assert "forward" not in vars(module)
 
 
-def test_another_type_than_the_weights_is_computed_as_it_stands() -> None:
-    module, x = Spelt(), torch.randn(3, 6, dtype=torch.float64)
-    with RmsNorms([module]).around():
-        assert torch.equal(module(x), Spelt()(x))
-
-
 def test_a_cpu_has_none() -> None:
     assert rms_norms(llama()) is None
     assert shortcuts(llama(), None, longest=24) == []
+
+
+def test_compiled_blocks_have_their_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = RmsNorms([])
+    monkeypatch.setattr("dora_cli.models.shortcuts.rms_norms", lambda model: found)
+    assert shortcuts(llama(), None, longest=24) == [found]
+    assert shortcuts(llama(), None, longest=24, compiled=True) == []
 
 
 @pytest.mark.gpu

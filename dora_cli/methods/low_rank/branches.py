@@ -12,7 +12,8 @@ all results keep their bits. Steps that are not captured wait for the host, and 
 Memory: PyTorch's allocator gives a freed block to whatever the block's stream asks for next, in the order of the host,
 and knows nothing of what other streams still read; told so (`record_stream`), it gives the block to nobody before the
 capture ends. So what the sums read is kept here until the pass ends. That is no more than its beginning had: what is
-kept of a block, inputs and gradients of its projections, is less than what its backward pass has freed by then. The
+kept of a block, inputs and gradients of its projections, is less than what its backward pass has freed by then (not so
+where a model computes its forward passes again by a checkpoint of its own: then the inputs too are kept for it). The
 model's stream waits for no sum before: each wait would cost it the time in which the sums are behind. Autograd adds to
 no gradient in place that somebody has; a hook of the user's that does so in a captured pass would come too soon.
 """
@@ -91,8 +92,6 @@ class Branches:
     def begin(self) -> None:
         """Before a pass."""
         self._open = self._streams if self._streams is not None and self._streams.is_captured() else None
-        self._mark = None  # of a pass that failed
-        self._reads.clear()
 
     def sums(self, *reads: object) -> AbstractContextManager[None]:
         """What is launched within it follows all before it, runs beside all after it, and may be read after `join`.

@@ -20,15 +20,15 @@ class Side(Protocol):
     def with_gelu(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What it gives for `x`, and the GELU of that; None where it has to be computed alone."""
 
-    def of_gelu(self, activated: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
-        """What it gives for `activated`, the GELU of `y`, with a gradient for `y`; None likewise."""
+    def of_gelu(self, activated: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What it gives for `activated`, the GELU of `y`, with a gradient for `y`."""
 
 
 class GeluPair:
     """Two projections of one block and the module between them, between `begin` and `end`, a pass forward and backward.
 
-    What else reads the output of the first, or its GELU, has gradients as ever; hooks on the GELU see none of what the
-    second one gives.
+    What else reads the output of the first, or its GELU, has gradients as ever; so has a hook on the GELU. Who puts one
+    there after the pass sees none of what the second one gives.
 
     Args:
         first: whose output `gelu` reads.
@@ -70,7 +70,7 @@ class GeluPair:
             self._y, self._activated = made
             self._state, self._given = _state(self._y), False
             return self._y
-        if y is None or activated is not x or self._state != _state(x):
+        if y is None or activated is not x or self._state != _state(x) or _is_watched(x):
             return None
         return self._second.of_gelu(x, y)
 
@@ -92,3 +92,8 @@ def _state(x: torch.Tensor) -> tuple[int, bool]:
     """What has to be the same for `x` to be what it was; traced code knows no versions, see `seam.Joint.output_of`."""
     unknown = torch.compiler.is_compiling() or x.is_inference()
     return 0 if unknown else x._version, torch.is_grad_enabled()
+
+
+def _is_watched(x: torch.Tensor) -> bool:
+    """Whether somebody wants the gradient of `x` itself; traced code has no hooks on what is within it."""
+    return not torch.compiler.is_compiling() and (bool(x._backward_hooks) or x.retains_grad)

@@ -42,7 +42,8 @@ class Joining(Protocol):
 
 class Entry:
     """What a block is given, and the same in another type, where whoever gave it had that already; the block's traced
-    code says so, and takes it back at its end.
+    code says so, and takes it back at its end. As with `Joint`, a block whose training code changes in place what its
+    evaluation code leaves as it is goes wrong; in-place dropouts are known.
     """
 
     def __init__(self) -> None:

@@ -12,20 +12,24 @@ from dora_cli.methods.low_rank.gelu_pair import GeluPair, can_be_within
 from dora_cli.methods.low_rank.seam import Seam, projection_backward, seam_of
 
 
-class SeamPair(GeluPair):
+class SeamPair:
     """Two seams and the module between them; see `GeluPair`."""
 
     def __init__(self, first: Seam, gelu: nn.Module, second: Seam) -> None:
         self._sides = _Side(first), _Side(second)
-        super().__init__(self._sides[0], gelu, self._sides[1])
+        self._pair = GeluPair(self._sides[0], gelu, self._sides[1])
 
     def begin(self) -> None:
         """Before a pass, after its seams have begun."""
-        super().begin()
+        self._pair.begin()
         for place, side in enumerate(self._sides):
             seam = side.seam()
             assert seam is not None
-            seam.joint, seam.place, side.dtype = self, place, seam.dtype
+            seam.joint, seam.place, side.dtype = self._pair, place, seam.dtype
+
+    def end(self) -> None:
+        """After a pass, also one that failed."""
+        self._pair.end()
 
 
 class _Side:

@@ -187,11 +187,11 @@ def test_nothing_is_kept_of_what_nobody_has_read() -> None:
     x = torch.randn(3, D_IN, dtype=torch.float64, requires_grad=True)
     with model.within(paired=True):
         y = model.up(x)
-        assert model.pair._y is y
+        assert model.pair._pair._y is y
         model.down(torch.cat([model.gelu(y)]))
-        assert (model.pair._y, model.pair._activated) == (None, None)
+        assert (model.pair._pair._y, model.pair._pair._activated) == (None, None)
         model.up(x)
-    assert (model.pair._y, model.pair._activated) == (None, None)
+    assert (model.pair._pair._y, model.pair._pair._activated) == (None, None)
 
 
 def test_an_answer_in_another_type_is_computed_alone(operators: list[str]) -> None:

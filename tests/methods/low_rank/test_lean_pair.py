@@ -172,6 +172,27 @@ def test_an_answer_in_another_type_is_computed_alone(called: list[str]) -> None:
     assert called == ALL[:2]
 
 
+def test_who_watches_the_gelu_has_its_gradient(called: list[str]) -> None:
+    """Then the second map computes alone."""
+    model = InPass()
+    seen: list[torch.Tensor] = []
+
+    def compute(x: torch.Tensor) -> torch.Tensor:
+        activated = model.gelu(model.up(x))
+        activated.retain_grad()
+        y: torch.Tensor = model.down(activated)
+        y.square().sum().backward(inputs=[activated], retain_graph=True)
+        assert activated.grad is not None
+        seen.append(activated.grad)
+        return y
+
+    found = model.run(paired=True, compute=compute)
+    assert called[:1] == ["_WithGelu"]
+    assert "_OfGelu" not in called
+    torch.testing.assert_close(found, model.run(paired=False, compute=compute), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*seen, rtol=1e-12, atol=1e-12)
+
+
 def test_backward_after_the_end_of_its_pass_is_refused() -> None:
     model = InPass()
     x = torch.randn(3, D_IN, dtype=torch.float64, requires_grad=True)

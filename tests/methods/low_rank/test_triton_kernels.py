@@ -6,6 +6,7 @@ The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -103,6 +104,17 @@ def test_up_with_a_gelu(rows: int, width: int, rank: int, dtype: torch.dtype, pr
     close(activated, F.gelu(found.double()), dtype)
     made.up(base, u, whole_of(factor), drop, gradient, gelu_of=y)
     close(gradient, torch.ops.aten.gelu_backward(exact, y.double()), dtype)
+
+
+@TYPES
+@dropouts
+@pytest.mark.parametrize("width", [300, 1300])
+def test_down_of_many_columns(width: int, dtype: torch.dtype, probability: float) -> None:
+    """More than a block reads at a time, in two parts and in four."""
+    x, factor, _ = operands(40, width, 12, dtype)
+    made = kernels()
+    drop = made.drop(x, probability, 1) if probability else None
+    close(made.down(x, whole_of(factor), drop), dropped(x, drop, probability) @ factor.double().T, dtype)
 
 
 @TYPES
@@ -390,3 +402,26 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     other = torch.device("cuda", 1)  # not the current device, where Triton would launch
     assert variance_gradient_for(other, torch.float32) is importance.add_variance_gradient
     triton_kernels.obstacle.cache_clear()
+
+
+@pytest.mark.parametrize("memory", [65536, 101376, 232448])
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_a_block_of_down_reads_has_room(memory: int, tied: bool) -> None:
+    """All stages of both operands, one more of what is dropped, and of factors of which components are tied; parts only
+    where their sums fit a warp's registers.
+    """
+    pytest.importorskip("triton")
+    from dora_cli.methods.low_rank.triton_narrow import down_blocks
+
+    kinds = set()
+    for rows, width, rank, threshold, size in product((64, 4096), (768, 3072), (16, 32, 128), (0, 9), (2, 4)):
+        blocks = down_blocks(rows, width, rank, threshold, size, memory, tied=tied)
+        each = blocks.stages * (blocks.rows + rank) + blocks.rows + rank * tied
+        columns = blocks.parts * blocks.columns
+        assert columns * each * size <= memory
+        assert blocks.columns >= 16
+        assert columns * 2 * each * size > memory or columns in (128, 256, 512)  # no fewer than fit
+        assert blocks.parts == 1 or (rank, size, tied) == (16, 2, False)
+        assert blocks.options["num_warps"] == (4 if blocks.parts == 1 else blocks.parts)
+        kinds.add(blocks.parts)
+    assert kinds == ({1} if tied else {1, 2, 4})

@@ -73,14 +73,14 @@ class Readers:
         return [group for group in together if len(group) > 1]
 
     def across(self, paths: Collection[str]) -> list[AcrossGelu]:
-        """Those of which both maps are among `paths`, in their order; no map is in two of them."""
+        """Those of which both maps are among `paths`, in their order; no map or GELU is in two of them."""
         found, taken = list[AcrossGelu](), set[str]()
         for path in paths:
             for kind in self.kinds_across:
                 one = AcrossGelu(*(_in_block(part, _numbers(path)) for part in kind))
-                if one.first == path and one.second in paths and not taken & {one.first, one.second}:
+                if one.first == path and one.second in paths and taken.isdisjoint(one):
                     found.append(one)
-                    taken.update((one.first, one.second))
+                    taken.update(one)
         return found
 
     def read_input_of(self, path: str) -> bool:
@@ -196,6 +196,10 @@ class _Calls:
         """What comes next reads nothing of what came before, as far as GELU goes."""
         self._made = self._activated = None
 
+    def forget_inputs(self) -> None:
+        """What comes next reads no module's input as it was given."""
+        self._inputs.clear()
+
     def note_input(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         x = next(chain(args, kwargs.values()), None)
         if isinstance(x, torch.Tensor):
@@ -245,6 +249,8 @@ class _Dropouts(TorchFunctionMode):
     ) -> Any:
         if "dropout" in getattr(func, "__name__", ""):
             self._calls.forget()
+            if (kwargs or {}).get("inplace") or func.__name__.endswith("_"):  # in training it changes what it is given
+                self._calls.forget_inputs()
         return func(*args, **(kwargs or {}))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 from transformers.activations import GELUActivation
 
@@ -142,8 +143,14 @@ def test_blocks_whose_input_maps_read(make: Callable[[], nn.Module], path: str, 
 
 @pytest.mark.parametrize(
     ("change", "read"),
-    [(lambda x: x, True), (lambda x: x.add_(1), False), (lambda x: x + 1, False)],
-    ids=["as it is", "changed", "made anew"],
+    [
+        (lambda x: x, True),
+        (lambda x: x.add_(1), False),
+        (lambda x: x + 1, False),
+        (lambda x: F.dropout(x, training=False), True),
+        (lambda x: F.dropout(x, training=False, inplace=True), False),
+    ],
+    ids=["as it is", "changed", "made anew", "dropped in training", "changed in training"],
 )
 @pytest.mark.parametrize("by_name", [False, True], ids=["by place", "by name"])
 def test_an_input_is_read_as_it_is(change: Callable[[torch.Tensor], torch.Tensor], read: bool, by_name: bool) -> None:
@@ -288,6 +295,20 @@ def test_a_map_is_in_one_pair() -> None:
 
     assert across(Three(), ["up", "down", "last"]) == [("up", "gelu", "down")]
     assert across(Three(), ["down", "last"]) == [("down", "other", "last")]
+
+
+def test_a_gelu_is_in_one_pair() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gelu = nn.GELU()
+            self.one, self.two, self.three, self.four = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.four(self.gelu(self.three(self.two(self.gelu(self.one(x))))))
+            return y
+
+    assert len(across(Twice(), ["one", "two", "three", "four"])) == 1
 
 
 def test_one_gelu_for_all_blocks_is_of_none() -> None:

@@ -92,6 +92,19 @@ def test_of_one_input(
 
 
 @TYPES
+@dropouts
+@pytest.mark.parametrize("width", [300, 1300])
+def test_of_an_input_of_many_columns(width: int, dtype: torch.dtype, probability: float) -> None:
+    """More than a block reads at a time, in two parts and in four."""
+    made, ranks = kernels(), (12, 3)
+    x, A = random(40, width, dtype=dtype), factors(ranks, (width, width), dtype)
+    drops = drops_of(made, x, ranks, probability)
+    u = made.many().down(Wide.same(x, 2), A, drops)
+    for i, factor in enumerate(A):
+        close(u.part(i), dropped(x, drops[i], probability) @ factor.ready.double().T, dtype)
+
+
+@TYPES
 @shapes
 @pytest.mark.parametrize("lie", [Wide.beside, Wide.after], ids=["beside", "after"])
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "not aligned"])
