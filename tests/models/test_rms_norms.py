@@ -200,7 +200,7 @@ def test_each_of_a_class_is_tried() -> None:
 
 
 class Gated(Spelt):
-    """As Mamba2's: a norm where there is no gate."""
+    """A norm where there is no gate, which Mamba2 has."""
 
     def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
         return super().forward(x if gate is None else x * gate)
