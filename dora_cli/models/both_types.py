@@ -15,6 +15,7 @@ from weakref import ref
 import torch
 from torch import nn
 
+from dora_cli.methods.low_rank.gelu_pair import is_watched
 from dora_cli.methods.low_rank.seam import Entry
 
 
@@ -51,20 +52,20 @@ class BothTypes:
         """After a pass, also one that failed."""
         self._dtype = self._last = self.entry.x = self.entry.converted = None
 
-    def of(self, x: torch.Tensor | None, *, nobodys: bool = False) -> torch.Tensor | None:
+    def of(self, x: torch.Tensor | None, *, unread: bool = False) -> torch.Tensor | None:
         """The input of a block in the type of the arithmetic, as the last block gave it or converted; None where it is
         of that type itself.
 
         Args:
             x: the input.
-            nobodys: whether nobody reads its gradient, so that this one's need not be added to it.
+            unread: whether nobody reads its gradient, so that this one's need not be added to it.
         """
         dtype, last, self._last = self._dtype, self._last, None
         if x is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
             return None
-        if last is not None and last.is_of(x) and not _is_watched(x):
+        if last is not None and last.is_of(x) and not is_watched(x):
             return last.converted
-        if nobodys:
+        if unread:
             return x.detach().to(dtype).requires_grad_()
         return x.to(dtype)
 
@@ -99,11 +100,6 @@ def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | N
     """The hidden states among the arguments of a block."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, torch.Tensor) else None
-
-
-def _is_watched(x: torch.Tensor) -> bool:
-    """Whether somebody wants all of its gradient: who asks for it later has a part."""
-    return bool(x._backward_hooks) or x.retains_grad
 
 
 def _first(result: Any) -> torch.Tensor | None:

@@ -147,7 +147,7 @@ class FusedBlocks:
                 seam.end()
             for joint in self._joints.values():
                 joint.end()
-            for pair in reversed(self._pairs.values()):
+            for pair in self._pairs.values():
                 pair.end()
             self._moved.clear()
 
@@ -207,7 +207,7 @@ class FusedBlocks:
         if self.failure is None:
             try:
                 hidden = hidden_of(args, kwargs)
-                converted = self._both.of(hidden, nobodys=hidden is not given)
+                converted = self._both.of(hidden, unread=hidden is not given)
                 with _compiling():
                     result, converted = self._forward_of(type(block))(block, converted, *args, **kwargs)
                 self._both.note(result, converted)

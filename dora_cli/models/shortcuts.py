@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 import torch
@@ -29,7 +29,7 @@ def shortcuts(
     Args:
         model: on the device that it stays on.
         dtype: autocast's; None without.
-        longest: tokens of the widest batch of training; None where texts stand in one row.
+        longest: tokens of the widest batch of training; None for PyTorch's attention, as where texts stand in one row.
         compiled: whether its blocks are, whose norms are the compiler's then.
     """
     attention = None if longest is None else short_attention(model, dtype, longest)
@@ -37,9 +37,10 @@ def shortcuts(
     return [shortcut for shortcut in (attention, norms) if shortcut is not None]
 
 
-def taking(taken: Sequence[Shortcut]) -> ExitStack:
-    """`around` of all of them, begun."""
+@contextmanager
+def taking(taken: Sequence[Shortcut]) -> Iterator[None]:
+    """`around` of all of them."""
     with ExitStack() as stack:
         for shortcut in taken:
             stack.enter_context(shortcut.around())
-        return stack.pop_all()
+        yield

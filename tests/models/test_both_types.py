@@ -260,7 +260,7 @@ def test_it_is_given_once(both: BothTypes) -> None:
 def test_a_gradient_that_nobody_reads_is_not_added_to_another(both: BothTypes) -> None:
     """That of the first block's input, which requires one to look like the others."""
     x = torch.ones(2, requires_grad=True)
-    found = both.of(x, nobodys=True)
+    found = both.of(x, unread=True)
     assert found is not None
     assert found.is_leaf
     made = both.of(2 * x)

@@ -1,5 +1,5 @@
-"""Two projections with a GELU between them: the first writes the GELU beside its output, and the
-second gives the gradient of that output itself.
+"""Two projections with a GELU between them: the first writes the GELU beside its output, and the second gives the
+gradient of that output itself.
 
 A GELU that stands alone reads its input and writes as much, and its backward pass reads two such tensors and writes a
 third. Feed-forward layers are wide, so in a block these are as large as all others together.
@@ -70,7 +70,7 @@ class GeluPair:
             self._y, self._activated = made
             self._state, self._given = _state(self._y), False
             return self._y
-        if y is None or activated is not x or self._state != _state(x) or _is_watched(x):
+        if y is None or activated is not x or self._state != _state(x) or is_watched(x):
             return None
         return self._second.of_gelu(x, y)
 
@@ -94,6 +94,6 @@ def _state(x: torch.Tensor) -> tuple[int, bool]:
     return 0 if unknown else x._version, torch.is_grad_enabled()
 
 
-def _is_watched(x: torch.Tensor) -> bool:
+def is_watched(x: torch.Tensor) -> bool:
     """Whether somebody wants the gradient of `x` itself; traced code has no hooks on what is within it."""
     return not torch.compiler.is_compiling() and (bool(x._backward_hooks) or x.retains_grad)

@@ -138,7 +138,7 @@ class LeanPass:
     def end(self) -> None:
         """After a pass, also one that failed, or that did not get beyond its beginning."""
         self._inputs.forget()
-        for together in reversed(self._together):
+        for together in self._together:
             together.end()
         if self._model_dropouts is not None:
             self._model_dropouts.end()

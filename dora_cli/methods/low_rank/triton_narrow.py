@@ -88,7 +88,7 @@ def down_blocks(
 
 
 def down_columns(
-    block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 4, *, tied: bool = False
+    block: int, columns: int, block_r: int, size: int, memory: int, stages: int, *, tied: bool = False
 ) -> int:
     """`columns`, or as many as there is `memory` for: all stages of both operands, and one more of what is dropped and
     of factors of which components are `tied`.
