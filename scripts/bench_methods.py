@@ -33,7 +33,7 @@ from dora_cli.methods.low_rank.links import LinkSchedule
 from dora_cli.methods.low_rank.passes import Passes
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
-from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.models.shortcuts import shortcuts
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection

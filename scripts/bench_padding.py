@@ -47,7 +47,7 @@ from dora_cli.data.padding import pad_multiple
 from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.machine.graphs import shapes
 from dora_cli.models import load_generator
-from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.models.packed_attention import PackedRows
 from dora_cli.recipe import LoraMethod
 from dora_cli.tasks import get_task

@@ -48,7 +48,7 @@ from dora_cli.training.selection import Selection
 from dora_cli.training.step import StepReading, TrainingStep, learned_nothing
 
 if TYPE_CHECKING:
-    from dora_cli.models.fused import FusedBlocks
+    from dora_cli.models.fused.fused_blocks import FusedBlocks
 
 Tensors = dict[str, torch.Tensor]
 
@@ -512,7 +512,7 @@ def _shortcuts(prepared: Prepared) -> list[Shortcut]:
 
 
 def _fused_blocks(prepared: Prepared, note: Note) -> FusedBlocks:
-    from dora_cli.models.fused import FusedBlocks  # it loads PyTorch's compiler
+    from dora_cli.models.fused.fused_blocks import FusedBlocks  # it loads PyTorch's compiler
 
     model, sites = prepared.adapted.model, prepared.adapted.method.sites
     return FusedBlocks(model, sites, note=note, deterministic=prepared.recipe.train.deterministic)

@@ -40,7 +40,7 @@ from dora_cli.training.update.weights import Update
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from dora_cli.models.fused import FusedBlocks
+    from dora_cli.models.fused.fused_blocks import FusedBlocks
 
 Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Any, Batch], torch.Tensor]

@@ -25,9 +25,9 @@ from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.machine import capture
 from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer, try_steps
 from dora_cli.methods import Method
-from dora_cli.models import fused as fused_module
 from dora_cli.models import packed_attention as packed_module
-from dora_cli.models.fused import Backend, FusedBlocks
+from dora_cli.models.fused import fused_blocks as fused_module
+from dora_cli.models.fused.fused_blocks import Backend, FusedBlocks
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.writing.json_schema import recipe_json_schema

@@ -28,7 +28,7 @@ from dora_cli.machine.capture import Answer
 from dora_cli.machine.ground import take_ground
 from dora_cli.machine.threads import own_threads
 from dora_cli.methods.dora import Dora
-from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.models.packed_attention import PackedRows
 from dora_cli.models.source import find_source
 from dora_cli.recipe import Recipe, parse_recipe

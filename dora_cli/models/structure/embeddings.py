@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from dora_cli.models.structure.blocks import base_model, find_blocks
+
 _OFFSET = 2
 """Rows that some position tables have before position 0 without saying so (YOSO, MRA, Nystromformer)."""
 
@@ -22,6 +24,17 @@ def word_embeddings(model: nn.Module) -> nn.Module | None:
         return None
     weight = getattr(words, "weight", None)
     return words if isinstance(words, nn.Module) and getattr(weight, "ndim", 0) == 2 else None
+
+
+def embeddings_of(model: nn.Module) -> nn.Module | None:
+    """The module that looks tokens up and does more to them before the first block, as BERT's and what descends from it
+    do; None where the base model does so itself.
+    """
+    words = word_embeddings(model)
+    parents = [module for module in model.modules() if words is not None and words in module._modules.values()]
+    if len(parents) != 1 or parents[0] in (model, base_model(model)[1]) or find_blocks(parents[0]):
+        return None
+    return parents[0]
 
 
 def vocabulary_rows(model: nn.Module) -> int | None:

@@ -28,7 +28,7 @@ from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
 if TYPE_CHECKING:
-    from dora_cli.models.fused import FusedBlocks
+    from dora_cli.models.fused.fused_blocks import FusedBlocks
 
 STEPS = 4
 """One runs eagerly, one is captured, and two are the graph's alone; passes of the evaluation likewise."""
@@ -83,7 +83,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
 
 def _fused_blocks(model: nn.Module, method: Method) -> FusedBlocks:
     """They fail where a run would go on without."""
-    from dora_cli.models.fused import FusedBlocks  # it loads PyTorch's compiler
+    from dora_cli.models.fused.fused_blocks import FusedBlocks  # it loads PyTorch's compiler
 
     def fail(message: str) -> None:
         raise NotCompiledError(message)

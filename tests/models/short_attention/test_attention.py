@@ -19,7 +19,7 @@ from dora_cli import train
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.models import shortcuts as shortcuts_room
-from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.models.short_attention import attention as room
 from dora_cli.models.short_attention.attention import (
     FAMILIES,

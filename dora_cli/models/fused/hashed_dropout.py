@@ -7,7 +7,7 @@ mask is a hash of a seed and of where an element lies, so that the backward pass
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 import torch
@@ -45,14 +45,16 @@ class HashedDropouts:
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
-        found = [[module for module in block.modules() if type(module) is nn.Dropout] for block in blocks]
-        self._modules = list(chain.from_iterable(found))
-        self._draws = Draws(max(_CALLS, len(blocks)), max([_DROPOUTS, *map(len, found)]), device)
+        self._dropouts = {
+            block: [module for module in block.modules() if type(module) is nn.Dropout] for block in blocks
+        }
+        self._draws = Draws(max(_CALLS, len(blocks)), max([_DROPOUTS, *map(len, self._dropouts.values())]), device)
         self._begun: list[nn.Dropout] = []
 
-    def begin(self) -> None:
-        """Before the first block of a pass."""
-        self._begun = [module for module in self._modules if _is_plain(module)]
+    def begin(self, left_out: Collection[nn.Module] = ()) -> None:
+        """Before the first block of a pass; dropouts of those that are `left_out` remain as they are."""
+        found = [dropouts for block, dropouts in self._dropouts.items() if block not in left_out]
+        self._begun = [module for module in chain.from_iterable(found) if _is_plain(module)]
         for module in self._begun:
             module.forward = Hashed(self._draws, module.p).forward  # type: ignore[method-assign, assignment]
         if self._begun:

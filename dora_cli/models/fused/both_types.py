@@ -1,4 +1,5 @@
-"""What a compiled block gives, handed to the next one in the type of the residuals and in that of the arithmetic.
+"""What a compiled block or compiled embeddings give, handed to the next block in the type of the residuals and in that
+of the arithmetic.
 
 Under autocast a block gives its output in fp32, which the residual of the next one reads as it is and its projections
 in half as many bits. Neither block can see both sides: without this, a kernel of its own converts every output, and
@@ -37,40 +38,40 @@ class BothTypes:
 
     Attributes:
         entry: for the seams of all blocks.
+        dtype: that of the arithmetic; None for nothing to be given in both.
     """
 
     def __init__(self) -> None:
         self.entry = Entry()
-        self._dtype: torch.dtype | None = None
+        self.dtype: torch.dtype | None = None
         self._last: _Given | None = None
 
     def begin(self, dtype: torch.dtype | None) -> None:
-        """Before a pass; `dtype` is that of the arithmetic, None for nothing to be given in both."""
-        self._dtype = dtype
+        """Before a pass."""
+        self.dtype = dtype
 
     def end(self) -> None:
         """After a pass, also one that failed."""
-        self._dtype = self._last = self.entry.x = self.entry.converted = None
+        self.dtype = self._last = self.entry.x = self.entry.converted = None
 
-    def of(self, x: torch.Tensor | None, *, unread: bool = False) -> torch.Tensor | None:
-        """The input of a block in the type of the arithmetic, as the last block gave it or converted; None where it is
-        of that type itself.
+    def of(self, x: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
+        """The input of a block in the type of the arithmetic, as whatever gave it gave that too, or converted; None
+        where it is of that type itself.
 
         Args:
             x: the input.
-            unread: whether nobody reads its gradient, so that this one's need not be added to it.
+            given: what the block was called with: the same, or what has no gradient and `x` was made of, whose gradient
+                nobody reads, so that this one's need not be added to it.
         """
-        dtype, last, self._last = self._dtype, self._last, None
-        if x is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
+        dtype, last, self._last = self.dtype, self._last, None
+        if x is None or given is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
             return None
-        if last is not None and last.is_of(x) and not is_watched(x):
-            return last.converted
-        if unread:
-            return x.detach().to(dtype).requires_grad_()
-        return x.to(dtype)
+        known = None if last is None or not last.is_of(given) or is_watched(given) else last.converted
+        converted = given.to(dtype) if known is None else known
+        return converted if x is given else converted.detach().requires_grad_()
 
     def note(self, result: Any, converted: torch.Tensor | None) -> None:
-        """What a block has given, and its first output as the next one may have it."""
+        """What a block or the embeddings have given, and the first of it as the next block may have it."""
         x = _first(result)
         self._last = None if x is None or converted is None else _Given(ref(x), x._version, converted)
 
@@ -90,8 +91,23 @@ class BothTypes:
             entry.x, entry.converted = hidden_of(args, kwargs), converted
             result = forward(block, *args, **kwargs)
             entry.x = entry.converted = None
-            x = _first(result)
-            return result, None if x is None or x.dtype == converted.dtype else x.to(converted.dtype)
+            return result, _converted(result, converted.dtype)
+
+        return run
+
+    @staticmethod
+    def giving(forward: Callable[..., Any]) -> Callable[..., tuple[Any, torch.Tensor | None]]:
+        """The `forward` of a class of embeddings, for a compiler.
+
+        Returns:
+            A function of a module, `dtype`, and what `forward` takes; it gives what `note` wants.
+        """
+
+        def run(
+            module: nn.Module, dtype: torch.dtype | None, *args: Any, **kwargs: Any
+        ) -> tuple[Any, torch.Tensor | None]:
+            result = forward(module, *args, **kwargs)
+            return result, None if dtype is None else _converted(result, dtype)
 
         return run
 
@@ -100,6 +116,11 @@ def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | N
     """The hidden states among the arguments of a block."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, torch.Tensor) else None
+
+
+def _converted(result: Any, dtype: torch.dtype) -> torch.Tensor | None:
+    x = _first(result)
+    return None if x is None or x.dtype == dtype else x.to(dtype)
 
 
 def _first(result: Any) -> torch.Tensor | None:

@@ -25,9 +25,9 @@ from dora_cli.methods.low_rank.dropout import (
     cut,
     scale,
 )
-from dora_cli.models import hashed_dropout
-from dora_cli.models.fused import FusedBlocks
-from dora_cli.models.hashed_dropout import Draws, HashedDropouts, hashed_mask
+from dora_cli.models.fused import hashed_dropout
+from dora_cli.models.fused.fused_blocks import FusedBlocks
+from dora_cli.models.fused.hashed_dropout import Draws, HashedDropouts, hashed_mask
 from tests.methods.low_rank.test_lean import check_patterns
 from tests.methods.small import new_lora, sites
 

@@ -10,15 +10,12 @@ Modules, parameters and their names stay what they are; outside a pass nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-import torch._dynamo.config as dynamo_config
-import torch._functorch.config as functorch_config
-import torch.fx.experimental._config as shapes_config
 from torch import nn
 
 from dora_cli.methods.base import Site
@@ -28,16 +25,13 @@ from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
 from dora_cli.methods.low_rank.seam_pair import SeamPair, can_be_pair
 from dora_cli.models.attention_masks import masks_always_made
-from dora_cli.models.both_types import BothTypes, hidden_of
-from dora_cli.models.hashed_dropout import HashedDropouts
+from dora_cli.models.fused.both_types import BothTypes, hidden_of
+from dora_cli.models.fused.compiler import Alone, Backend, Compiler, Note
+from dora_cli.models.fused.fused_embeddings import FusedEmbeddings
+from dora_cli.models.fused.hashed_dropout import HashedDropouts
 from dora_cli.models.short_attention.operators import is_within
 from dora_cli.models.structure.blocks import find_blocks
-
-Note = Callable[[str], None]
-Backend = Callable[[torch.fx.GraphModule, list[torch.Tensor]], Callable[..., Any]]
-
-_KINDS = 256
-"""How many kinds of pass are compiled in a process, of all classes of blocks, and of other runs in it too."""
+from dora_cli.models.structure.embeddings import embeddings_of
 
 
 class FusedBlocks:
@@ -51,10 +45,8 @@ class FusedBlocks:
         note: told why blocks are no longer compiled.
         deterministic: whether the compiler may not choose kernels by their speed.
         backend: what makes kernels of what is traced, itself or by PyTorch's name.
-        hashed: whether dropouts are hashed in place of being drawn by the compiler; None for a GPU alone.
-
-    Attributes:
-        failure: why blocks are computed as they stand; None where they are not.
+        hashed: whether dropouts are hashed in place of being drawn by the compiler, and embeddings are compiled too;
+            None for a GPU alone.
     """
 
     def __init__(
@@ -70,9 +62,6 @@ class FusedBlocks:
         self._model, self._device = model, next(model.parameters()).device
         blocks = [block for block in find_blocks(model) if "forward" not in vars(block.module)]
         self._blocks, self._block_paths = [block.module for block in blocks], [block.name for block in blocks]
-        self._note = note
-        self._deterministic, self._backend = deterministic, backend
-        self._compiled: dict[type, Callable[..., Any]] = {}
         bases = {id(site.module) for site in sites}
         paths = {module: path for path, module in model.named_modules()}
         self._places = [
@@ -84,15 +73,24 @@ class FusedBlocks:
             if child is not None and (id(child) in bases or id(getattr(child, "base", None)) in bases)
         ]
         self._gelus = {path: module for module, path in paths.items() if is_gelu(module)}
-        self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         is_hashed = self._device.type == "cuda" if hashed is None else hashed
-        self._hashed = HashedDropouts(self._blocks if is_hashed else [], self._device)
-        self._both = BothTypes()
+        embeddings = embeddings_of(model) if is_hashed else None
+        dropping = [*self._blocks, *filter(None, [embeddings])]
+        self._dropouts = [module for part in dropping for module in part.modules() if type(module) is nn.Dropout]
+        self._hashed = HashedDropouts(dropping if is_hashed else [], self._device)
+        self._both, self._alone = BothTypes(), Alone()
+        compiler: dict[str, Any] = {"note": note, "deterministic": deterministic, "backend": backend}
+        self._compiler = Compiler("blocks", self._both.around, device=self._device, **compiler)
+        of_embeddings = Compiler("embeddings", self._both.giving, device=self._device, **compiler)
+        self._embeddings = FusedEmbeddings(embeddings, of_embeddings, self._both, self._hashed, self._alone)
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
         self._pairs: dict[tuple[Seam, nn.Module, Seam], SeamPair] = {}
-        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.failure: str | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why blocks are computed as they stand; None where they are not."""
+        return self._compiler.failure
 
     @contextmanager
     def around(self, dtype: torch.dtype | None) -> Iterator[None]:
@@ -118,7 +116,7 @@ class FusedBlocks:
             self._join(readers)
             read = readers is not None and all(map(readers.read_input_of, self._block_paths))
             self._both.begin(dtype if read else None)
-            self._hashed.begin()
+            self._hashed.begin(left_out=self._embeddings.begin())
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
 
@@ -137,6 +135,7 @@ class FusedBlocks:
             handle.remove()
             for block in self._blocks:
                 vars(block).pop("forward", None)
+            self._embeddings.end()
             self._both.end()
             self._hashed.end()
             for dropout, forward in own:
@@ -149,7 +148,7 @@ class FusedBlocks:
                 joint.end()
             for pair in self._pairs.values():
                 pair.end()
-            self._moved.clear()
+            self._alone.end()
 
     def _replace(self, dtype: torch.dtype | None, replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
         """Puts seams in the places of projections; adds to `replaced` what was there."""
@@ -202,76 +201,14 @@ class FusedBlocks:
         """A block's `forward`."""
         self._hashed.begin_block()
         given = hidden_of(args, kwargs)
-        args, kwargs = _differentiable(block, args, kwargs)
-        args, kwargs = tuple(map(self._alone, args)), {name: self._alone(value) for name, value in kwargs.items()}
+        args, kwargs = self._alone.all_of(*_differentiable(block, args, kwargs))
         if self.failure is None:
-            try:
-                hidden = hidden_of(args, kwargs)
-                converted = self._both.of(hidden, unread=hidden is not given)
-                with _compiling():
-                    result, converted = self._forward_of(type(block))(block, converted, *args, **kwargs)
-                self._both.note(result, converted)
-                return result
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # of many kinds; what is the model's own comes again below
-                self._give_up(error)
+            converted = self._both.of(hidden_of(args, kwargs), given=given)
+            done = self._compiler.run(block, converted, *args, **kwargs)
+            if done is not None:
+                self._both.note(*done)
+                return done[0]
         return type(block).forward(block, *args, **kwargs)
-
-    def _alone(self, value: Any) -> Any:
-        """`value`, or a copy that lies alone in memory, the same for all blocks of a pass.
-
-        A batch comes to a GPU in one piece of memory. Code that is compiled for a tensor of it, as where texts begin,
-        takes none that begins elsewhere in its memory, as copies that captured work reads do.
-        """
-        if not isinstance(value, torch.Tensor) or value.is_floating_point() or not value.storage_offset():
-            return value
-        if id(value) not in self._moved:
-            self._moved[id(value)] = value, value.clone()  # the tensor too, so that no other takes its number
-        return self._moved[id(value)][1]
-
-    def _forward_of(self, kind: type[nn.Module]) -> Callable[..., Any]:
-        """The compiled `forward` of a class of blocks, see `BothTypes.around`."""
-        if kind not in self._compiled:
-            options = self._options() if self._backend == "inductor" else None
-            forward = self._both.around(kind.forward)
-            self._compiled[kind] = torch.compile(forward, dynamic=True, backend=self._backend, options=options)
-        return self._compiled[kind]
-
-    def _options(self) -> dict[str, str | int | bool | Callable[..., Any]]:
-        """Inductor's. What seams were given is read on a GPU after they have returned, see `low_rank.branches`, which
-        has it until then; so no memory may be written to again while anybody has it.
-        """
-        own: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True} if self._deterministic else {}
-        return own | {"allow_buffer_reuse": False, "inplace_buffers": False} if self._device.type == "cuda" else own
-
-    def _give_up(self, error: Exception) -> None:
-        """From here on blocks are computed as they stand."""
-        self.failure = _first_line(error)
-        self._note(f"blocks are not fused by torch.compile, which would be faster: {self.failure}")
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    """How blocks are compiled, where that is due.
-
-    The backward pass is compiled together with the forward pass, so that what fails, fails there, with nothing done
-    yet. Dimensions that happen to be equal in one batch, as its rows and a head's width, are not taken for the same.
-    Floats of a model are constants: those that could change are traced as numbers first, and then all once more.
-    """
-    with (
-        functorch_config.patch(force_non_lazy_backward_lowering=True),
-        shapes_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
-        dynamo_config.patch(recompile_limit=_KINDS, specialize_float=True),
-    ):
-        yield
-
-
-def _first_line(error: Exception) -> str:
-    """The first line that an error says something in, of one within the compiler the inner one's."""
-    inner = getattr(error, "inner_exception", error)
-    lines = (line.strip().rstrip(":") for line in str(inner).splitlines())
-    return next(filter(None, lines), type(inner).__name__)[:200]
 
 
 def _differentiable(

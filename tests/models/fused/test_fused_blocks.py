@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.low_rank.seam import Seam
-from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.fused.fused_blocks import FusedBlocks
 from tests.methods.small import Block, new_lora, sites
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from dora_cli.methods.low_rank import lean
-from dora_cli.models.both_types import BothTypes
-from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.fused.both_types import BothTypes
+from dora_cli.models.fused.fused_blocks import FusedBlocks
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_lora, sites
 
@@ -96,8 +96,8 @@ class Watched:
         of, note = both.of, both.note
         handed: list[torch.Tensor | None] = [None]
 
-        def watched_of(x: torch.Tensor | None, **more: bool) -> torch.Tensor | None:
-            found = of(x, **more)
+        def watched_of(x: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
+            found = of(x, given)
             self.given.append("nothing" if found is None else "handed" if found is handed[0] else "converted")
             return found
 
@@ -227,7 +227,7 @@ def test_maps_that_read_it_convert_nothing(maps: int) -> None:
     fused = FusedBlocks(model, model.method.sites, note=pytest.fail, backend=backend)
     model.run(fused=fused)
     assert first == ["dora.projection.default"]
-    assert fused._both._last is fused._both._dtype is None
+    assert fused._both._last is fused._both.dtype is None
 
 
 # -- who is given what -------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_gradient_must_be_wanted_of_both_or_none(both: BothTypes) -> None:
     """Else it would be lost: a block whose pass is not recorded is handed over without one."""
     x = torch.ones(2).requires_grad_()
     both.note(x, x.detach().to(HALF))
-    found = both.of(x)
+    found = both.of(x, x)
     assert found is not None
     assert found.requires_grad
 
@@ -253,24 +253,31 @@ def test_it_is_given_once(both: BothTypes) -> None:
     x = torch.ones(2)
     converted = x.to(HALF)
     both.note((x, None), converted)
-    assert both.of(x) is converted
-    assert both.of(x) is not converted
+    assert both.of(x, x) is converted
+    assert both.of(x, x) is not converted
 
 
 def test_a_gradient_that_nobody_reads_is_not_added_to_another(both: BothTypes) -> None:
     """That of the first block's input, which requires one to look like the others."""
-    x = torch.ones(2, requires_grad=True)
-    found = both.of(x, unread=True)
-    assert found is not None
-    assert found.is_leaf
-    made = both.of(2 * x)
+    given = torch.ones(2)
+    x, converted = given.detach().requires_grad_(), given.to(HALF)
+    for known in (False, True):
+        if known:
+            both.note(given, converted)
+        found = both.of(x, given)
+        assert found is not None
+        assert found.is_leaf
+        assert found.requires_grad
+        assert (found.data_ptr() == converted.data_ptr()) is known
+    y = 2 * x
+    made = both.of(y, y)
     assert made is not None
     assert made.grad_fn is not None
 
 
 @pytest.mark.parametrize("x", [None, torch.ones(2, dtype=HALF), torch.ones(2, dtype=torch.int64)], ids=str)
 def test_nothing_for_what_has_no_second_type(x: torch.Tensor | None, both: BothTypes) -> None:
-    assert both.of(x) is None
+    assert both.of(x, x) is None
 
 
 def test_nothing_outlives_a_pass(both: BothTypes) -> None:
@@ -278,9 +285,9 @@ def test_nothing_outlives_a_pass(both: BothTypes) -> None:
     both.note(x, x.to(HALF))
     both.entry.x = both.entry.converted = x
     both.end()
-    assert both.of(x) is None
+    assert both.of(x, x) is None
     both.begin(HALF)
-    assert both.of(x) is not None
+    assert both.of(x, x) is not None
     assert both.entry.x is both.entry.converted is None
 
 
