@@ -83,7 +83,7 @@ def test_the_kernels_are_found() -> None:
     names = {path.stem for path in FILES}
     assert {"triton_kernels", "triton_many", "triton_flatness", "triton_jacobi", "triton_step_bound"} <= names
     found = jitted(PACKAGE / "methods" / "low_rank" / "triton_kernels.py")
-    assert launched(found) == {"_down", "_up", "_outer", "_collect", "_collect_gated"}
+    assert launched(found) == {"_down", "_up", "_outer", "_prepare", "_collect", "_collect_gated"}
 
 
 # -- what Triton would compile -----------------------------------------------------------------------------------------
@@ -256,7 +256,9 @@ def test_rows_ranks_and_seeds(dtype: torch.dtype, asked: set[tuple[str, str]]) -
             made.collect(torch.zeros(8, rank, width), torch.zeros(rank, width))
             two, gates = torch.zeros(rank, width), torch.zeros(rank)
             made.collect_gated(torch.zeros(8, rank, width), two, gates, two, gates, 1.0)
-    assert names(asked) == ["_collect", "_collect_gated", "_down", "_outer", "_up", "_up", "_up"]
+            copies = torch.zeros(rank, width, dtype=dtype), torch.zeros(rank, width, dtype=dtype)
+            made.prepare((two, two, gates), *copies, 1.0)
+    assert names(asked) == ["_collect", "_collect_gated", "_down", "_outer", "_prepare", "_up", "_up", "_up"]
 
 
 @pytest.mark.parametrize(("wide", "kinds"), [(False, 1), (True, 2)])
@@ -360,6 +362,15 @@ def test_ranks_of_matrices_and_of_noise(asked: set[tuple[str, str]]) -> None:
     assert names(asked) == ["_deviate", "_jacobi"]
 
 
+def test_components_and_their_variances(asked: set[tuple[str, str]]) -> None:
+    from dora_cli.methods.dora.triton_importance import add_variance_gradients
+
+    for rows in (1, 3, 16, 40):
+        both = torch.zeros(rows, 64), torch.zeros(rows, 48)
+        add_variance_gradients(both, both, 0.1)
+    assert names(asked) == ["_variance_gradients"]
+
+
 @pytest.mark.parametrize(("dtype", "rank"), [(torch.bfloat16, 40), (torch.bfloat16, 64), (torch.float32, 128)])
 def test_blocks_fit_into_the_memory_of_a_multiprocessor(
     dtype: torch.dtype, rank: int, needed: list[tuple[str, int]]
@@ -413,7 +424,7 @@ def test_a_run_compiles_in_its_first_step_alone(asked: set[tuple[str, str]], mon
     assert dora.frozen
     assert len(ranks) > 1
     assert asked == known
-    assert {"_down", "_up", "_outer", "_collect_gated"} <= set(names(known))
+    assert {"_down", "_up", "_outer", "_prepare", "_collect_gated"} <= set(names(known))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from dora_cli.methods.base import (
     StepReport,
 )
 from dora_cli.methods.dora.cuts import Cuts, costs_of
-from dora_cli.methods.dora.regulariser import variance_gradient_for
+from dora_cli.methods.dora.regulariser import variance_gradients_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
@@ -309,15 +309,14 @@ class Dora(Method):
         weight = self.dem_weight / (self.dem_divisor * len(self.sites) * self.start_rank)
         variances = []
         groups = selection.groups()
-        add_variance_gradient = variance_gradient_for(selection.scores.device, selection.scores.dtype)
+        add_variance_gradients = variance_gradients_for(selection.scores.device, selection.scores.dtype)
         masks = selection.masks() if selection.masked else [None] * len(groups)
         for group, mask in zip(groups, masks, strict=True):
             grad_A, grad_B_t, grad_c = group.take_gradients()
             if regularised:
-                for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
-                    variance = add_variance_gradient(gradient, factor, weight)
-                    # masked components count as gone, as they are after compaction
-                    variances.append(variance if mask is None else variance * mask)
+                of_both = add_variance_gradients((grad_A, grad_B_t), (group.A, group.B_t), weight)
+                # masked components count as gone, as they are after compaction
+                variances.append((of_both if mask is None else of_both * mask).flatten())
             if mask is not None:
                 assert grad_c is not None, "without gates nothing is masked"
                 torch._foreach_mul_([grad_A, grad_B_t, grad_c], [mask[:, None], mask[:, None], mask])
@@ -326,11 +325,10 @@ class Dora(Method):
     @torch.no_grad()
     def announce(self) -> None:
         selection = self._selection
-        add_variance_gradient = variance_gradient_for(selection.scores.device, selection.scores.dtype)
+        add_variance_gradients = variance_gradients_for(selection.scores.device, selection.scores.dtype)
         for group in selection.groups() if self.dem_weight else ():
             grad_A, grad_B_t, _ = group.take_gradients()
-            for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
-                add_variance_gradient(gradient, factor, 0.0)
+            add_variance_gradients((grad_A, grad_B_t), (group.A, group.B_t), 0.0)
         if not selection.frozen and self._turner is None:
             values(self.score, self._followed.observed())
 

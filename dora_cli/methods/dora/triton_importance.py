@@ -8,12 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
+from dora_cli.methods.dora.importance import Both
 from dora_cli.methods.triton_launch import launch
 
 
 @triton.jit
-def _variance_gradient(gradient, factor, variance, width, weight, BLOCK: tl.constexpr):
-    index = tl.program_id(0).to(tl.int64)
+def _of_row(gradient, factor, index, width, weight, BLOCK: tl.constexpr):
+    """The variance of row `index`; adds its gradient."""
     row = index * width
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, width, BLOCK):
@@ -29,13 +30,24 @@ def _variance_gradient(gradient, factor, variance, width, weight, BLOCK: tl.cons
         tl.store(
             gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + scale * away, mask=d < width
         )
-    tl.store(variance + index, tl.sum(squares) / (width - 1))
+    return tl.sum(squares) / (width - 1)
 
 
-def add_variance_gradient(gradient: torch.Tensor, factor: torch.Tensor, weight: float) -> torch.Tensor:
-    """See `importance.add_variance_gradient`; contiguous fp32, ``(R, d)``."""
-    rows, width = factor.shape
-    variance = torch.empty(rows, device=factor.device)
-    arguments = gradient, factor, variance, width, weight
-    launch(_variance_gradient, (rows, 1, 1), *arguments, BLOCK=1024, num_warps=4)
-    return variance
+@triton.jit
+def _variance_gradients(grad_A, grad_B_t, A, B_t, variances, d_in, d_out, weight, BLOCK: tl.constexpr):
+    """One row of one factor a block."""
+    index = tl.program_id(0).to(tl.int64)
+    if tl.program_id(1) == 0:
+        tl.store(variances + index, _of_row(grad_A, A, index, d_in, weight, BLOCK))
+    else:
+        place = tl.num_programs(0) + index
+        tl.store(variances + place, _of_row(grad_B_t, B_t, index, d_out, weight, BLOCK))
+
+
+def add_variance_gradients(gradients: Both, factors: Both, weight: float) -> torch.Tensor:
+    """See `importance.add_variance_gradients`; contiguous fp32, ``(R, d_in)`` and ``(R, d_out)``."""
+    A, B_t = factors
+    variances = torch.empty(2, len(A), device=A.device)
+    arguments = *gradients, A, B_t, variances, A.shape[1], B_t.shape[1], weight
+    launch(_variance_gradients, (len(A), 2, 1), *arguments, BLOCK=1024, num_warps=4)
+    return variances

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from dora_cli.methods.low_rank.dropout import cpu_scale, draw_mask
 from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.protocols import Rows
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
 
 
@@ -59,6 +60,27 @@ class Kernels(Protocol):
 
     def scale(self, probability: float) -> float:
         """What a dropout multiplies a factor by before `down` and `up` take it; 1 where they do it themselves."""
+
+    def prepare(
+        self,
+        factors: Rows,
+        A: torch.Tensor,
+        B_t: torch.Tensor,
+        scaling: float,
+        *,
+        scale: float = 1.0,
+        places: torch.Tensor | None = None,
+    ) -> None:
+        """Writes what a pass computes with, in the precision of the arithmetic: the first factor times `scale`, the
+        second times its gates and `scaling`.
+
+        Args:
+            factors: of a group, ``(R, d_in)``, ``(R, d_out)`` and ``(R,)``, without gaps in memory.
+            A: where the first one goes, ``(P, d_in)``; that factor itself where nothing is to be written.
+            B_t: where the second one goes, ``(P, d_out)``.
+            scale: what `Kernels.scale` says of the group's dropout, where all have the same.
+            places: the rows of `A` and `B_t` that are written, ``(R,)``; None for all, in order.
+        """
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> object:
         """The dropout of `x` by the projection number `index`; another one at every call of a pass."""
@@ -133,6 +155,29 @@ class TorchKernels:
 
     def scale(self, probability: float) -> float:
         return cpu_scale(probability) if self._on_cpu else 1 / (1 - probability)
+
+    def prepare(
+        self,
+        factors: Rows,
+        A: torch.Tensor,
+        B_t: torch.Tensor,
+        scaling: float,
+        *,
+        scale: float = 1.0,
+        places: torch.Tensor | None = None,
+    ) -> None:
+        from_A, from_B_t, c = factors
+        gates = scaling if c is None else (c * scaling)[:, None]
+        if places is not None:
+            cast = from_A.to(A.dtype)
+            A.index_copy_(0, places, cast if scale == 1 else cast * scale)
+            B_t.index_copy_(0, places, (from_B_t * gates).to(B_t.dtype))
+            return
+        if A is not from_A:
+            A.copy_(from_A)
+            if scale != 1:
+                A.mul_(scale)
+        torch.mul(from_B_t, gates, out=B_t)
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Kept:
         if self._on_cpu:

@@ -292,20 +292,10 @@ class _Shared:
         return self.grad_A, self.grad_up
 
     def prepare(self) -> None:
-        group = self.group
-        scale = self.scaling if group.c is None else (group.c * self.scaling)[:, None]
         if self._tied is not None:
             self._follow_tied(self._tied)
-        if self._trained is not None:
-            A = group.A.to(self.A.dtype)
-            self.A.index_copy_(0, self._trained, A if self._scale == 1 else A * self._scale)
-            self.B_t.index_copy_(0, self._trained, (group.B_t * scale).to(self.B_t.dtype))
-            return
-        if self.A is not group.A:
-            self.A.copy_(group.A)
-            if self._scale != 1:
-                self.A.mul_(self._scale)
-        torch.mul(group.B_t, scale, out=self.B_t)
+        factors = self.group.A, self.group.B_t, self.group.c
+        self.kernels.prepare(factors, self.A, self.B_t, self.scaling, scale=self._scale, places=self._trained)
 
     def _follow_tied(self, index: torch.Tensor) -> None:
         """Takes over tied components where they are others than before."""

@@ -23,6 +23,7 @@ from dora_cli.methods.low_rank.dropout import (
     scale,
 )
 from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.protocols import Rows
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
 from dora_cli.methods.low_rank.triton_gelu import below, slope
 from dora_cli.methods.low_rank.triton_narrow import MANY_ROWS, across, added, along, down_blocks, multiplied, nothing
@@ -181,6 +182,30 @@ def _outer(
     tl.store(address, tl.load(address, mask=inside, other=0.0) + result * scale, mask=inside)
 
 
+@triton.jit
+def _write(factor, row, out, place, start, width, scale, BLOCK: tl.constexpr):
+    """Some columns of a row of `factor`, scaled, to row `place` of `out`, in its type."""
+    d = start + tl.arange(0, BLOCK)
+    part = tl.load(factor + row * width + d, mask=d < width, other=0.0) * scale
+    tl.store(out + place * width + d, part.to(out.dtype.element_ty), mask=d < width)
+
+
+@triton.jit
+def _prepare(
+    from_A, from_B_t, c, places, A, B_t, scaling, d_in, d_out,
+    GATED: tl.constexpr, PLACED: tl.constexpr, COPIED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Blocks of a row of `A`, if that is `COPIED`, then of `B_t`."""
+    row, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK
+    place = tl.load(places + row) if PLACED else row
+    end = tl.cdiv(d_in, BLOCK) * BLOCK if COPIED else 0
+    if start < end:
+        _write(from_A, row, A, place, start, d_in, 1.0, BLOCK)
+    else:
+        scale = tl.load(c + row) * scaling if GATED else scaling
+        _write(from_B_t, row, B_t, place, start - end, d_out, scale, BLOCK)
+
+
 @triton.jit(do_not_specialize=["splits"])
 def _collect(totals, gradient, scaling, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     s = tl.arange(0, SPLITS)[:, None]
@@ -286,6 +311,32 @@ class TritonKernels:
 
     def scale(self, probability: float) -> float:
         return 1.0
+
+    def prepare(
+        self,
+        factors: Rows,
+        A: torch.Tensor,
+        B_t: torch.Tensor,
+        scaling: float,
+        *,
+        scale: float = 1.0,
+        places: torch.Tensor | None = None,
+    ) -> None:
+        assert scale == 1, "dropouts scale for themselves"
+        from_A, from_B_t, c = factors
+        (rows, d_in), (_, d_out) = from_A.shape, from_B_t.shape
+        if not rows:
+            return
+        copied, gated, placed = A is not from_A, c is not None, places is not None
+        tensors = from_A, from_B_t, from_B_t if c is None else c, from_B_t if places is None else places, A, B_t
+        aligned = tuple([tensor.data_ptr() % 16 for tensor in tensors])
+        key = "prepare", from_A.shape, from_B_t.shape, B_t.dtype, copied, gated, placed, aligned
+        launch = self._launches.get(key)
+        if launch is None:
+            blocks = triton.cdiv(d_out, 512) + (triton.cdiv(d_in, 512) if copied else 0)
+            constants = gated, placed, copied, 512
+            launch = self._launches[key] = Launch(_prepare, (rows, blocks, 1), constants, num_warps=4)
+        launch(*tensors, scaling, d_in, d_out)
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Seeded | None:
         refuse_in_backward(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_cli.methods.dora.importance import add_variance_gradient
+from dora_cli.methods.dora.importance import add_variance_gradients
 from dora_cli.methods.low_rank.allocation.scores import EPS, ema
 from tests.methods.small import component_scores
 
@@ -43,15 +43,12 @@ def explicit_dem(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
 def variance_sum(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """Equation 10's sum over all leading dimensions."""
-    return sum(
-        (add_variance_gradient(torch.zeros_like(factor), factor, 1.0).sum() for factor in (A, B.mT)), torch.zeros(())
-    )
+    return add_variance_gradients((torch.zeros_like(A), torch.zeros_like(B.mT)), (A, B.mT), 1.0).sum()
 
 
 def variance_gradients(A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     grad_A, grad_B = torch.zeros_like(A), torch.zeros_like(B)
-    add_variance_gradient(grad_A, A, 1.0)
-    add_variance_gradient(grad_B.mT, B.mT, 1.0)
+    add_variance_gradients((grad_A, grad_B.mT), (A, B.mT), 1.0)
     return grad_A, grad_B
 
 

@@ -186,6 +186,44 @@ def test_tied_rows_see_no_dropout(
     close(x, expected, dtype)
 
 
+PREPARED = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(torch.float32, id="fp32"),
+        pytest.param(
+            torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter cuts off bits")
+        ),
+        pytest.param(torch.float16, id="fp16"),
+    ],
+)
+
+
+@PREPARED
+@pytest.mark.parametrize(("rows", "d_in", "d_out"), [(7, 70, 1100), (5, 1040, 48), (1, 512, 3)])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("written", ["all", "some rows", "B alone"])
+def test_preparing(rows: int, d_in: int, d_out: int, dtype: torch.dtype, gated: bool, written: str) -> None:
+    """The bits of the plain way, twice, from different factors; what lies between the rows stays."""
+    from dora_cli.methods.low_rank.kernels import TorchKernels
+
+    generator, made, plain = torch.Generator().manual_seed(rows), kernels(), TorchKernels(torch.device(DEVICE))
+    shapes, places, length = ((rows, d_in), (rows, d_out), (rows,)), None, rows
+    if written == "some rows":
+        length = 2 * rows + 1
+        places = 2 * torch.arange(rows, device=DEVICE) + 1
+    found, wanted = (tuple(torch.ones(length, d, dtype=dtype, device=DEVICE) for d in (d_in, d_out)) for _ in range(2))
+    for _ in range(2):
+        A, B_t, c = (torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes)
+        factors, before = (A, B_t, c if gated else None), A.clone()
+        for each, (to_A, to_B_t) in ((made, found), (plain, wanted)):
+            each.prepare(factors, A if written == "B alone" else to_A, to_B_t, 0.7, places=places)
+        assert torch.equal(A, before)
+        assert all(torch.equal(one, two) for one, two in zip(found, wanted, strict=True))
+        changed = [(one != 1).any(1).tolist() for one in found]
+        theirs = [places is None or place in places for place in range(length)]
+        assert changed == [[False] * length if written == "B alone" else theirs, theirs]
+
+
 @shapes
 def test_collecting(rows: int, width: int, rank: int) -> None:
     """Against the plain way, on widths that no block divides."""
@@ -305,20 +343,22 @@ def test_no_dropout_below_the_resolution() -> None:
     assert kernels().drop(torch.ones(2, 2), 1e-12, 0) is None
 
 
-@pytest.mark.parametrize(("rows", "width"), [(36, 70), (2, 2050), (40, 2)])
-def test_variance_gradient(rows: int, width: int) -> None:
+@pytest.mark.parametrize(("rows", "d_in", "d_out"), [(36, 70, 1040), (2, 2050, 16), (40, 2, 3)])
+def test_variance_gradients(rows: int, d_in: int, d_out: int) -> None:
     """Against the same function in float64."""
     pytest.importorskip("triton")
     from dora_cli.methods.dora import importance, triton_importance
 
     generator = torch.Generator().manual_seed(rows)
-    factor, gradient = (torch.randn(rows, width, generator=generator).to(DEVICE) for _ in range(2))
-    wanted = gradient.double()
-    variance = importance.add_variance_gradient(wanted, factor.double(), 0.3)
-    torch.testing.assert_close(
-        triton_importance.add_variance_gradient(gradient, factor, 0.3), variance.float(), rtol=1e-5, atol=1e-6
+    A, grad_A, B_t, grad_B_t = (
+        torch.randn(rows, width, generator=generator).to(DEVICE) for width in (d_in, d_in, d_out, d_out)
     )
-    torch.testing.assert_close(gradient, wanted.float(), rtol=1e-5, atol=1e-6)
+    wanted = grad_A.double(), grad_B_t.double()
+    variances = importance.add_variance_gradients(wanted, (A.double(), B_t.double()), 0.3)
+    found = triton_importance.add_variance_gradients((grad_A, grad_B_t), (A, B_t), 0.3)
+    torch.testing.assert_close(found, variances.float(), rtol=1e-5, atol=1e-6)
+    for gradient, exact in zip((grad_A, grad_B_t), wanted, strict=True):
+        torch.testing.assert_close(gradient, exact.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -382,7 +422,7 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     """Triton is there, but cannot build what launches its kernels."""
     pytest.importorskip("triton")
     from dora_cli.methods.dora import importance, triton_importance
-    from dora_cli.methods.dora.regulariser import variance_gradient_for
+    from dora_cli.methods.dora.regulariser import variance_gradients_for
     from dora_cli.methods.low_rank import kernels as chosen
     from dora_cli.methods.low_rank import triton_kernels
 
@@ -395,12 +435,12 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     triton_kernels.obstacle.cache_clear()
     assert chosen.triton_obstacle() == "Failed to find C compiler. Please specify via CC environment variable."
     assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, [4]), chosen.TorchKernels)
-    assert variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
+    assert variance_gradients_for(cuda, torch.float32) is importance.add_variance_gradients
     monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
     triton_kernels.obstacle.cache_clear()
-    assert variance_gradient_for(cuda, torch.float32) is triton_importance.add_variance_gradient
+    assert variance_gradients_for(cuda, torch.float32) is triton_importance.add_variance_gradients
     other = torch.device("cuda", 1)  # not the current device, where Triton would launch
-    assert variance_gradient_for(other, torch.float32) is importance.add_variance_gradient
+    assert variance_gradients_for(other, torch.float32) is importance.add_variance_gradients
     triton_kernels.obstacle.cache_clear()
 
 
