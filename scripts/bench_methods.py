@@ -28,9 +28,9 @@ from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.allocation.scores import SCORES
-from dora_cli.methods.low_rank.dropout import ModelDropouts
+from dora_cli.methods.low_rank.arithmetic.dropout import ModelDropouts
+from dora_cli.methods.low_rank.lean.passes import Passes
 from dora_cli.methods.low_rank.links import LinkSchedule
-from dora_cli.methods.low_rank.passes import Passes
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.models.fused.fused_blocks import FusedBlocks

@@ -18,7 +18,7 @@ from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
 from dora_cli.methods.lora_pro import LoraPro
-from dora_cli.methods.low_rank.kernels import takes_triton
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 from dora_cli.methods.melora import Melora
 from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer

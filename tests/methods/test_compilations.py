@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.bottleneck.layer import Tensors
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import Wide
 from dora_cli.models.short_attention.operators import Drawn, Given
 from tests.methods.small import SmallEncoder, linear_maps, new_dora, sites
@@ -151,8 +151,8 @@ def names(asked: set[tuple[str, str]]) -> list[str]:
 
 
 def kernels(projections: int = 4, *, wide: bool = False) -> Any:
+    from dora_cli.methods.low_rank.arithmetic.triton_kernels import TritonKernels
     from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
-    from dora_cli.methods.low_rank.triton_kernels import TritonKernels
 
     made = TritonKernels(torch.device("cpu"), projections, wide=wide, many=TritonMany)
     made.begin()
@@ -401,7 +401,7 @@ def test_blocks_fit_into_the_memory_of_a_multiprocessor(
 
 def test_a_run_compiles_in_its_first_step_alone(asked: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of whole batches and of the last one of an epoch, and with the ranks that are left of a selection."""
-    from dora_cli.methods.low_rank import lean
+    from dora_cli.methods.low_rank.lean import lean_pass as lean
 
     monkeypatch.setattr(lean, "kernels_for", lambda device, dtype, projections, ranks: kernels(projections))
     torch.manual_seed(0)

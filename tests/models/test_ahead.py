@@ -140,8 +140,8 @@ def test_the_first_step_finds_its_kernels_compiled(precision: str, monkeypatch: 
     import triton
 
     from dora_cli.methods.dora import triton_importance
-    from dora_cli.methods.low_rank import triton_kernels
     from dora_cli.methods.low_rank.allocation import triton_scores
+    from dora_cli.methods.low_rank.arithmetic import triton_kernels
     from dora_cli.methods.low_rank.same_input import triton_many
     from dora_cli.training.update import triton_adamw
     from tests.training.test_captured import Run

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from dora_cli.machine.graphs import EAGER_FIRST, Graphs
-from dora_cli.methods.low_rank.branches import CudaStreams
+from dora_cli.methods.low_rank.lean.branches import CudaStreams
 from dora_cli.models.fused.fused_blocks import FusedBlocks
 from tests.training import test_together
 from tests.training.test_together import FAMILIES, METHODS, PRECISIONS, ROWS, Run

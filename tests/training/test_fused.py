@@ -32,10 +32,10 @@ from dora_cli.assembly import prepare as prepare_module
 from dora_cli.machine.capture import Answer
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods.base import Method
-from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.lean import lean_pass as lean
+from dora_cli.methods.low_rank.lean.seam import Joint, Seam
 from dora_cli.methods.low_rank.same_input import readers
 from dora_cli.methods.low_rank.same_input.together import Together
-from dora_cli.methods.low_rank.seam import Joint, Seam
 from dora_cli.models import find_projections
 from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.training import loop as loop_module

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from dora_cli import train
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.machine.graphs import Graphs
-from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.lean import lean_pass as lean
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.training.capture.trial import adapted
 from dora_cli.training.optimizer import make_optimizer, make_scheduler

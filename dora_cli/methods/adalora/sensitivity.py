@@ -18,8 +18,8 @@ import torch
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import check_tensor
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.kernels import takes_triton
 from dora_cli.printable import shown
 
 _AT_ONCE = 2**16  # entries on the CPU: what is worked on stays in its cache

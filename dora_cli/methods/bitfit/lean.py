@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from dora_cli.methods.linear import shape_of, weight_of
-from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
+from dora_cli.methods.low_rank.arithmetic.kernels import Kernels, kernels_for
 
 Place = tuple[nn.Module, str, nn.Module]
 """A linear map, and its parent with the name by which that holds it: ``(parent, name, map)``."""

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from dora_cli.methods.bottleneck.layer import ACTIVATIONS, Activation, Tensors
-from dora_cli.methods.low_rank.kernels import takes_triton
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 
 
 class Kernels(Protocol):

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from dora_cli.methods.bottleneck.layer import Activation, Tensors
-from dora_cli.methods.low_rank.triton_kernels import outer_rows, shared_memory
-from dora_cli.methods.low_rank.triton_narrow import down_columns
+from dora_cli.methods.low_rank.arithmetic.triton_kernels import outer_rows, shared_memory
+from dora_cli.methods.low_rank.arithmetic.triton_narrow import down_columns
 from dora_cli.methods.triton_launch import Launch
 
 MAX_BOTTLENECK = 128

@@ -2,7 +2,7 @@
 
 from dora_cli.methods.dora.method import Dora
 from dora_cli.methods.dora.schedule import DoraSchedule
-from dora_cli.methods.low_rank.kernels import triton_obstacle
+from dora_cli.methods.low_rank.arithmetic.kernels import triton_obstacle
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 __all__ = ["AdaptedProjection", "Dora", "DoraSchedule", "triton_obstacle"]

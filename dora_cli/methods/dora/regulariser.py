@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from dora_cli.methods.dora import importance
-from dora_cli.methods.low_rank.kernels import takes_triton
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 
 VarianceGradients = Callable[[importance.Both, importance.Both, float], torch.Tensor]
 

@@ -14,7 +14,7 @@ from dora_cli.methods.base import LoraFactors, Replacement, check_tensor
 from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.passes import Passes
+from dora_cli.methods.low_rank.lean.passes import Passes
 from dora_cli.printable import shown
 
 

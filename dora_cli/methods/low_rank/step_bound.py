@@ -24,8 +24,8 @@ import torch
 
 from dora_cli.methods.base import Schedule
 from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.kernels import takes_triton
 from dora_cli.methods.low_rank.protocols import Layer
 
 if TYPE_CHECKING:

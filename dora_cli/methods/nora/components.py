@@ -13,7 +13,7 @@ from torch import nn
 
 from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.passes import Passes
+from dora_cli.methods.low_rank.lean.passes import Passes
 from dora_cli.methods.low_rank.protocols import Rows
 from dora_cli.methods.nora.layer import NestedProjection
 

@@ -16,8 +16,8 @@ from weakref import ref
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.gelu_pair import is_watched
-from dora_cli.methods.low_rank.seam import Entry
+from dora_cli.methods.low_rank.lean.gelu_pair import is_watched
+from dora_cli.methods.low_rank.lean.seam import Entry
 
 
 class _Given(NamedTuple):

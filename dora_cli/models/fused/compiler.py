@@ -73,7 +73,7 @@ class Compiler:
         return self._compiled[kind]
 
     def _options(self) -> dict[str, str | int | bool | Callable[..., Any]]:
-        """Inductor's. What seams were given is read on a GPU after they have returned, see `low_rank.branches`, which
+        """Inductor's. What seams were given is read on a GPU after they have returned, see `lean.branches`, which
         has it until then; so no memory may be written to again while anybody has it.
         """
         own: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True} if self._deterministic else {}

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from dora_cli.methods.base import Site
-from dora_cli.methods.low_rank.dropout import is_drawn_fast
+from dora_cli.methods.low_rank.arithmetic.dropout import is_drawn_fast
+from dora_cli.methods.low_rank.lean.seam import Joint, Seam, can_be_seam, found_readers
+from dora_cli.methods.low_rank.lean.seam_pair import SeamPair, can_be_pair
 from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu
-from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
-from dora_cli.methods.low_rank.seam_pair import SeamPair, can_be_pair
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.fused.both_types import BothTypes, hidden_of
 from dora_cli.models.fused.compiler import Alone, Backend, Compiler, Note

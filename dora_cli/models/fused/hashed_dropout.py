@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.dropout import (
+from dora_cli.methods.low_rank.arithmetic.dropout import (
     HASH_BITS,
     HASH_CALL,
     HASH_FIRST,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods import takes_triton
-from dora_cli.methods.low_rank.seam import Joint, Seam
+from dora_cli.methods.low_rank.lean.seam import Joint, Seam
 from dora_cli.models.short_attention.operators import LONGEST, AttentionState, Kernels, short, short_beside
 
 NAME = "dora_short"

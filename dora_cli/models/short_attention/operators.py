@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from dora_cli.methods.low_rank.dropout import computed_twice, refuse_in_backward
+from dora_cli.methods.low_rank.arithmetic.dropout import computed_twice, refuse_in_backward
 
 LONGEST = 128
 """Tokens of the longest text that kernels take."""

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, scale
-from dora_cli.methods.low_rank.triton_kernels import keep, shared_memory
+from dora_cli.methods.low_rank.arithmetic.dropout import HASH_BITS, cut, scale
+from dora_cli.methods.low_rank.arithmetic.triton_kernels import keep, shared_memory
 from dora_cli.methods.triton_launch import Launch
 from dora_cli.models.short_attention.operators import LONGEST, Given
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.dropout import draw_mask
+from dora_cli.methods.low_rank.arithmetic.dropout import draw_mask
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import Block
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.lean import lean_pass as lean
 from dora_cli.models.fused.both_types import BothTypes
 from dora_cli.models.fused.fused_blocks import FusedBlocks
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels

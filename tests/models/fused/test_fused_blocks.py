@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.seam import Seam
+from dora_cli.methods.low_rank.lean.seam import Seam
 from dora_cli.models.fused.fused_blocks import FusedBlocks
 from tests.methods.small import Block, new_lora, sites
 

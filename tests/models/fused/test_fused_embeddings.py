@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.lean import lean_pass as lean
 from dora_cli.models.fused import hashed_dropout
 from dora_cli.models.fused.both_types import BothTypes
 from dora_cli.models.fused.compiler import Backend

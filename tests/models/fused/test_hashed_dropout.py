@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from dora_cli.errors import ModelError
-from dora_cli.methods.low_rank.dropout import (
+from dora_cli.methods.low_rank.arithmetic.dropout import (
     HASH_BITS,
     HASH_CALL,
     HASH_FIRST,

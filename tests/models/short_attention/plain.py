@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
+from dora_cli.methods.low_rank.arithmetic.dropout import HASH_BITS, cut, hashed_keep, scale
 from dora_cli.models.short_attention.operators import Given
 
 

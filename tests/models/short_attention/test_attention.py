@@ -17,7 +17,7 @@ from transformers import BertForSequenceClassification
 
 from dora_cli import train
 from dora_cli.errors import ModelError
-from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.lean import lean_pass as lean_module
 from dora_cli.models import shortcuts as shortcuts_room
 from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.models.short_attention import attention as room

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dora_cli.methods.low_rank.allocation.scores import EPS, SCORES, Observed, Score
-from dora_cli.methods.low_rank.kernels import takes_triton
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 
 
 def values(score: Score, seen: Sequence[Observed]) -> torch.Tensor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 from dora_cli.methods.low_rank.gradients.jacobi import Eigen, jacobi
-from dora_cli.methods.low_rank.kernels import takes_triton
 
 MAX_TRITON = 64
 """Larger matrices would not fit the registers of a block."""

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.dropout import HASH_CALL, HASH_FIRST, HASH_SECOND
-from dora_cli.methods.low_rank.kernels import takes_triton
+from dora_cli.methods.low_rank.arithmetic.dropout import HASH_CALL, HASH_FIRST, HASH_SECOND
+from dora_cli.methods.low_rank.arithmetic.kernels import takes_triton
 from dora_cli.methods.low_rank.protocols import Layer
 
 _MASK = 0xFFFFFFFF

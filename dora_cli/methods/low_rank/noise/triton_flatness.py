@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.dropout import HASH_FIRST, HASH_SECOND
+from dora_cli.methods.low_rank.arithmetic.dropout import HASH_FIRST, HASH_SECOND
 from dora_cli.methods.low_rank.protocols import Layer
 
 _FIRST, _SECOND = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND)

@@ -1,4 +1,4 @@
-"""The products of `dora_cli.methods.low_rank.kernels` for several projections of the same input at once."""
+"""The products of `dora_cli.methods.low_rank.arithmetic.kernels` for several projections of the same input at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
 
 MANY = 3
 """So many projections are computed as one at most: query, key and value."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.lean.projection import AFTER_THE_END, LeanProjection
 from dora_cli.methods.low_rank.same_input.products import ManyKernels, Wide
 
 

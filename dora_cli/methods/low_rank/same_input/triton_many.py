@@ -9,10 +9,17 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.triton_kernels import (
+    Seeded,
+    UsedSplits,
+    block_r,
+    keep,
+    outer_blocks,
+    settings,
+)
+from dora_cli.methods.low_rank.arithmetic.triton_narrow import across, added, along, down_blocks, multiplied, nothing
 from dora_cli.methods.low_rank.same_input.products import MANY, Wide
-from dora_cli.methods.low_rank.triton_kernels import Seeded, UsedSplits, block_r, keep, outer_blocks, settings
-from dora_cli.methods.low_rank.triton_narrow import across, added, along, down_blocks, multiplied, nothing
 from dora_cli.methods.triton_launch import Launch
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import TorchKernels
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
 from dora_cli.methods.low_rank.same_input.products import Wide
 
 

@@ -14,12 +14,12 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from dora_cli.methods import Dora
-from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.kernels import TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.lean import LeanPass
-from dora_cli.methods.low_rank.passes import Passes
+from dora_cli.methods.low_rank.lean import lean_pass as lean_module
+from dora_cli.methods.low_rank.lean.lean_pass import LeanPass
+from dora_cli.methods.low_rank.lean.passes import Passes
 from dora_cli.methods.low_rank.same_input.products import Wide
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.low_rank.same_input.test_readers import tiny_llama

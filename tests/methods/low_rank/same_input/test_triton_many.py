@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import Wide
-from tests.methods.low_rank.test_triton_kernels import close, dropouts, dropped
+from tests.methods.low_rank.arithmetic.test_triton_kernels import close, dropouts, dropped
 from tests.methods.small import new_dora, sites
 from tests.triton_kernels import DEVICE, INTERPRETED, TYPES
 
@@ -30,8 +30,8 @@ D_IN = 50
 
 def kernels(projections: int = 4) -> Any:
     pytest.importorskip("triton")
+    from dora_cli.methods.low_rank.arithmetic.triton_kernels import TritonKernels
     from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
-    from dora_cli.methods.low_rank.triton_kernels import TritonKernels
 
     made = TritonKernels(torch.device(DEVICE), projections, many=TritonMany)
     made.begin()
@@ -156,7 +156,7 @@ class Attention(nn.Module):
 @dropouts
 def test_a_pass_computes_what_each_alone_does(probability: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The masks are the same ones too."""
-    from dora_cli.methods.low_rank import lean
+    from dora_cli.methods.low_rank.lean import lean_pass as lean
 
     found = []
     for together in (True, False):

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.branches import Branches, branches_for
-from dora_cli.methods.low_rank.dropout import ModelDropouts
-from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
-from dora_cli.methods.low_rank.lean_pair import LeanPair
+from dora_cli.methods.low_rank.arithmetic.dropout import ModelDropouts
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.kernels import Kernels, kernels_for
+from dora_cli.methods.low_rank.lean.branches import Branches, branches_for
+from dora_cli.methods.low_rank.lean.lean_pair import LeanPair
+from dora_cli.methods.low_rank.lean.projection import Inputs, LeanProjection, Part
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
-from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Part
 from dora_cli.methods.low_rank.protocols import Group, Layer
 from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu

@@ -8,8 +8,8 @@ from weakref import ref
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.gelu_pair import GeluPair, can_be_within
-from dora_cli.methods.low_rank.projection import LeanProjection
+from dora_cli.methods.low_rank.lean.gelu_pair import GeluPair, can_be_within
+from dora_cli.methods.low_rank.lean.projection import LeanProjection
 
 
 class LeanPair:

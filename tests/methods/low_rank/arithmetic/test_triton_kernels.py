@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from dora_cli.errors import ModelError
-from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.dropout import HASH_BITS, cut, hashed_keep, scale
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
 from tests.methods.small import new_dora, sites
 from tests.triton_kernels import DEVICE, INTERPRETED, TOLERANCE, TYPES
 
@@ -29,7 +29,7 @@ dropouts = pytest.mark.parametrize("probability", [0.0, 0.3])
 
 def kernels(projections: int = 3, *, wide: bool = False):  # type: ignore[no-untyped-def]
     pytest.importorskip("triton")
-    from dora_cli.methods.low_rank.triton_kernels import TritonKernels
+    from dora_cli.methods.low_rank.arithmetic.triton_kernels import TritonKernels
 
     made = TritonKernels(torch.device(DEVICE), projections, wide=wide)
     made.begin()
@@ -204,7 +204,7 @@ PREPARED = pytest.mark.parametrize(
 @pytest.mark.parametrize("written", ["all", "some rows", "B alone"])
 def test_preparing(rows: int, d_in: int, d_out: int, dtype: torch.dtype, gated: bool, written: str) -> None:
     """The bits of the plain way, twice, from different factors; what lies between the rows stays."""
-    from dora_cli.methods.low_rank.kernels import TorchKernels
+    from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
 
     generator, made, plain = torch.Generator().manual_seed(rows), kernels(), TorchKernels(torch.device(DEVICE))
     shapes, places, length = ((rows, d_in), (rows, d_out), (rows,)), None, rows
@@ -227,7 +227,7 @@ def test_preparing(rows: int, d_in: int, d_out: int, dtype: torch.dtype, gated: 
 @shapes
 def test_collecting(rows: int, width: int, rank: int) -> None:
     """Against the plain way, on widths that no block divides."""
-    from dora_cli.methods.low_rank.kernels import TorchKernels
+    from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
 
     generator = torch.Generator().manual_seed(width)
     width *= 9
@@ -387,7 +387,7 @@ def test_published_scores(ranks: tuple[int, ...], d_in: int, d_out: int, *, gate
 @pytest.mark.parametrize("case", ["a column of tokens", "transposed", "an expanded gradient"])
 def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels read row after row; what reaches a projection need not lie so."""
-    from dora_cli.methods.low_rank import lean
+    from dora_cli.methods.low_rank.lean import lean_pass as lean
 
     made = kernels(1)
     monkeypatch.setattr(lean, "kernels_for", lambda *_: made)
@@ -423,8 +423,8 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     pytest.importorskip("triton")
     from dora_cli.methods.dora import importance, triton_importance
     from dora_cli.methods.dora.regulariser import variance_gradients_for
-    from dora_cli.methods.low_rank import kernels as chosen
-    from dora_cli.methods.low_rank import triton_kernels
+    from dora_cli.methods.low_rank.arithmetic import kernels as chosen
+    from dora_cli.methods.low_rank.arithmetic import triton_kernels
 
     def fail(index: int) -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
@@ -451,7 +451,7 @@ def test_what_a_block_of_down_reads_has_room(memory: int, tied: bool) -> None:
     where their sums fit a warp's registers.
     """
     pytest.importorskip("triton")
-    from dora_cli.methods.low_rank.triton_narrow import down_blocks
+    from dora_cli.methods.low_rank.arithmetic.triton_narrow import down_blocks
 
     kinds = set()
     for rows, width, rank, threshold, size in product((64, 4096), (768, 3072), (16, 32, 128), (0, 9), (2, 4)):

@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
-from dora_cli.methods.low_rank.kernels import activate
-from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.arithmetic.kernels import activate
+from dora_cli.methods.low_rank.lean.projection import AFTER_THE_END, LeanProjection
 from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dora_cli.methods.low_rank.kernels import Kernels
+from dora_cli.methods.low_rank.arithmetic.kernels import Kernels
 
 
 class Stream(Protocol):

@@ -1,4 +1,4 @@
-"""`dora_cli.methods.low_rank.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn
+"""`low_rank.arithmetic.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn
 again from a seed.
 """
 
@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.dropout import (
+from dora_cli.methods.low_rank.arithmetic.dropout import (
     HASH_BITS,
     HASH_CALL,
     HASH_FIRST,
@@ -22,11 +22,19 @@ from dora_cli.methods.low_rank.dropout import (
     refuse_in_backward,
     scale,
 )
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.triton_gelu import below, slope
+from dora_cli.methods.low_rank.arithmetic.triton_narrow import (
+    MANY_ROWS,
+    across,
+    added,
+    along,
+    down_blocks,
+    multiplied,
+    nothing,
+)
 from dora_cli.methods.low_rank.protocols import Rows
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
-from dora_cli.methods.low_rank.triton_gelu import below, slope
-from dora_cli.methods.low_rank.triton_narrow import MANY_ROWS, across, added, along, down_blocks, multiplied, nothing
 from dora_cli.methods.triton_launch import Launch
 
 MAX_RANK = 128

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from dora_cli.methods import Dora
-from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.arithmetic.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
+from dora_cli.methods.low_rank.arithmetic.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
-from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.passes import Passes
-from dora_cli.methods.low_rank.projection import LeanProjection
+from dora_cli.methods.low_rank.lean import lean_pass as lean_module
+from dora_cli.methods.low_rank.lean.passes import Passes
+from dora_cli.methods.low_rank.lean.projection import LeanProjection
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import classification, linear_maps, new_dora, sites, small_encoder, tiny_gpt2, tiny_roberta
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dora_cli.methods.low_rank import seam_pair
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.seam import Joint, Seam
-from dora_cli.methods.low_rank.seam_pair import SeamPair, can_be_pair
+from dora_cli.methods.low_rank.lean import seam_pair
+from dora_cli.methods.low_rank.lean.seam import Joint, Seam
+from dora_cli.methods.low_rank.lean.seam_pair import SeamPair, can_be_pair
 from tests.methods.low_rank.test_variants import drawn
 from tests.methods.small import new_lora, sites
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dora_cli.methods import Dora
-from dora_cli.methods.low_rank.dropout import ModelDropouts, cut, scale
+from dora_cli.methods.low_rank.arithmetic.dropout import ModelDropouts, cut, scale
 from tests.methods.small import new_dora, sites
 
 P = 0.3
@@ -84,7 +84,7 @@ def test_every_call_draws_anew_and_torchs_generator_decides() -> None:
 def test_whatever_is_no_plain_dropout_is_left_to_pytorch(
     module: nn.Dropout, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora_cli.methods.low_rank.dropout.draw_mask", None)
+    monkeypatch.setattr("dora_cli.methods.low_rank.arithmetic.dropout.draw_mask", None)
     module.train(training)
     dropouts = ModelDropouts(module)
     state = torch.get_rng_state()

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dora_cli.methods.low_rank import lean as lean_module
-from dora_cli.methods.low_rank import lean_pair
+from dora_cli.methods.low_rank.lean import lean_pair
+from dora_cli.methods.low_rank.lean import lean_pass as lean_module
 from dora_cli.methods.low_rank.same_input.readers import NOBODY, AcrossGelu, Readers
+from tests.methods.low_rank.lean.test_gelu_pair import BETWEEN, D_IN, FeedForward
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
-from tests.methods.low_rank.test_gelu_pair import BETWEEN, D_IN, FeedForward
 
 ACROSS = Readers([["up"], ["down"]], [AcrossGelu("up", "gelu", "down")])
 ALL = ["_WithGelu", "_OfGelu", "_OfGelu backward", "_WithGelu backward"]

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.branches import Branches
-from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import Kernels, activate
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.kernels import Kernels, activate
+from dora_cli.methods.low_rank.lean.branches import Branches
 from dora_cli.methods.low_rank.protocols import Layer
 from dora_cli.methods.low_rank.same_input.readers import Readers
 

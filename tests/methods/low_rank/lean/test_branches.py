@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 from dora_cli.methods.base import Method
-from dora_cli.methods.low_rank import branches as branches_module
-from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.branches import Branches, branches_for
-from dora_cli.methods.low_rank.kernels import TorchKernels
+from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.projection import LeanProjection
+from dora_cli.methods.low_rank.lean import branches as branches_module
+from dora_cli.methods.low_rank.lean import lean_pass as lean_module
+from dora_cli.methods.low_rank.lean.branches import Branches, branches_for
+from dora_cli.methods.low_rank.lean.projection import LeanProjection
+from dora_cli.methods.low_rank.lean.seam import Joint, Seam
+from dora_cli.methods.low_rank.lean.seam_pair import SeamPair
 from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together
-from dora_cli.methods.low_rank.seam import Joint, Seam
-from dora_cli.methods.low_rank.seam_pair import SeamPair
-from tests.methods.low_rank.fake_streams import FakeStreams, LookOut, RoomyKernels, RoomyTogether
+from tests.methods.low_rank.lean.fake_streams import FakeStreams, LookOut, RoomyKernels, RoomyTogether
 from tests.methods.low_rank.test_variants import MAKERS, WIDTH, adapted, drawn
 from tests.methods.small import classification, linear_maps, new_lora, sites, small_encoder, tiny_roberta
 

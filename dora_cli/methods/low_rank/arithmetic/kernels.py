@@ -25,8 +25,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn import functional as F
 
-from dora_cli.methods.low_rank.dropout import cpu_scale, draw_mask
-from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.dropout import cpu_scale, draw_mask
+from dora_cli.methods.low_rank.arithmetic.factor import Factor
 from dora_cli.methods.low_rank.protocols import Rows
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
 
@@ -306,8 +306,8 @@ def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank
     Triton comes with PyTorch's CUDA builds on Linux.
     """
     if dtype in (torch.float32, torch.bfloat16, torch.float16) and takes_triton(device):
+        from dora_cli.methods.low_rank.arithmetic.triton_kernels import MAX_RANK, TritonKernels
         from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
-        from dora_cli.methods.low_rank.triton_kernels import MAX_RANK, TritonKernels
 
         if max(ranks) <= MAX_RANK:
             wide = all(rank % 16 == 0 for rank in ranks)
@@ -323,7 +323,7 @@ def takes_triton(device: torch.device) -> bool:
 def triton_obstacle() -> str | None:
     """Why Triton can launch nothing on the CUDA devices here; None where it can."""
     try:
-        from dora_cli.methods.low_rank.triton_kernels import obstacle
+        from dora_cli.methods.low_rank.arithmetic.triton_kernels import obstacle
     except ImportError:
         return "it is not installed"
     return obstacle()

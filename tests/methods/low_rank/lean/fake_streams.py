@@ -19,8 +19,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dora_cli.methods.low_rank import seam, seam_pair
-from dora_cli.methods.low_rank.kernels import TorchKernels
+from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
+from dora_cli.methods.low_rank.lean import seam, seam_pair
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 
 Clock = dict[str, int]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.lean import LeanPass
+from dora_cli.methods.low_rank.lean.lean_pass import LeanPass
 from dora_cli.methods.low_rank.protocols import Group
 from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
 

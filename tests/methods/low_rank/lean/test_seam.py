@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from dora_cli.methods.base import Method
-from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.lean import lean_pass as lean_module
+from dora_cli.methods.low_rank.lean.seam import Joint, Seam, can_be_seam, projection
 from dora_cli.methods.low_rank.same_input.readers import Readers
-from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, projection
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora, sites
 
