@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dora_cli.methods import takes_triton
+
 MAX_SKIPPED_FP16 = 25
 """Steps in a row that the fp16 scaler may skip.
 
@@ -17,7 +19,8 @@ It starts at 2^16 and halves each time: after 25 the scale is far below 1.
 class Ledger:
     """Sums and counters in tensors that are only ever changed in place, so that a CUDA graph can keep them.
 
-    Each operation on one number is a launch of a microsecond or two in every step, so there are few.
+    Each operation on one number is a launch of a microsecond or two in every step: where Triton launches, one kernel
+    does them all, see `triton_ledger`.
 
     A non-finite loss or gradient norm makes a step bad: it changes nothing. `skip_nonfinite` bad steps are let pass;
     the next one halts the run: from it on nothing changes any more, until the host reads `halted`. Under fp16 the
@@ -30,7 +33,8 @@ class Ledger:
     """
 
     def __init__(self, device: torch.device, *, skip_nonfinite: int, scaled: bool) -> None:
-        self._skip_nonfinite, self._scaled = skip_nonfinite, scaled
+        self._most, self._scaled = MAX_SKIPPED_FP16 if scaled else skip_nonfinite, scaled
+        self._by_triton = takes_triton(device)
 
         def scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((), value, dtype=dtype, device=device)
@@ -58,8 +62,25 @@ class Ledger:
         self._number = step
         self.units.fill_(units)
 
-    def judge(self) -> torch.Tensor:
-        """After loss and gradient norm of the step are known: whether it is skipped."""
+    def judge(self, norm: torch.Tensor) -> torch.Tensor:
+        """Ends a step whose loss is known and the `norm` of its gradients, a scalar: adds it to the sums unless it is
+        skipped, and forgets its loss; returns whether it is skipped.
+        """
+        if not self._by_triton:
+            self.grad_norm.copy_(norm)
+            self._judge()
+            self._book()
+            return self.skipped
+        from dora_cli.training.update.triton_ledger import judge
+
+        if norm.device != self.grad_norm.device:  # the norm of no gradients at all is on the CPU
+            norm = self.grad_norm.copy_(norm)
+        step = self._adds, self._sums, self.number, self.units, norm, self.grad_norm
+        state = self.skipped, self.halted, self.bad_steps, self.first_bad
+        judge(*step, *state, most=self._most, scaled=self._scaled)
+        return self.skipped
+
+    def _judge(self) -> None:
         self.number += 1
         both = self.grad_norm + self.loss
         bad = (both - both) != 0  # not a number where one of them is not finite
@@ -67,21 +88,26 @@ class Ledger:
             first = torch.where(bad, torch.where(self.first_bad < 0, self.number, self.first_bad), -1)
             self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, 0))
             self.first_bad.copy_(torch.where(self.halted, self.first_bad, first))
-            ending = self.bad_steps > MAX_SKIPPED_FP16
+            ending = self.bad_steps > self._most
         else:
             self.bad_steps += bad
-            ending = self.bad_steps > self._skip_nonfinite
+            ending = self.bad_steps > self._most
             torch.where(ending > self.halted, self.number, self.first_bad, out=self.first_bad)
         self.halted |= ending
         torch.logical_or(self.halted, bad, out=self.skipped)
-        return self.skipped
 
-    def book(self) -> None:
-        """Adds the step to the sums, unless it was skipped; forgets its loss."""
+    def _book(self) -> None:
         torch.mul(self.loss, self.units, out=self._weighted)
         self._units.copy_(self.units)
         self._sums += torch.where(self.skipped, 0.0, self._adds)
         self.loss.zero_()
+
+    def announce(self) -> None:
+        """Launches what later steps will, on numbers of another ledger: for the kernel to be compiled."""
+        if self._by_triton:
+            device = self.loss.device
+            other = Ledger(device, skip_nonfinite=self._most, scaled=self._scaled)
+            other.judge(torch.zeros((), device=device))
 
     def take_loss(self) -> float:
         """Mean loss of the steps since the last call; waits for the device."""

@@ -193,7 +193,8 @@ class TrainingStep:
         """Has the kernels of a step compiled side by side, before the first one launches them one by one."""
         self._compiled_ahead = True
         shapes_of_all = frozenset(parameter.shape for parameter in self._parameters)
-        kind = type(self.model), self.method.name, self._dtype, self.is_fused, shapes_of_all
+        clips = self.max_grad_norm is not None
+        kind = type(self.model), self.method.name, self._dtype, self.is_fused, clips, shapes_of_all
         zero = self.ledger.loss, *self._statistics()
         compile_ahead(partial(self._announce, batch), kind, self.model, self._parameters, zero)
 
@@ -202,7 +203,8 @@ class TrainingStep:
         if self.method.announces:
             self._forward_backward(batch)
             self.method.announce()
-        self._update_weights.announce()
+        self.ledger.announce()
+        self._update_weights.announce(self.max_grad_norm)
 
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""
@@ -264,12 +266,10 @@ class TrainingStep:
         self._regularised = regulariser is not None
         if regulariser is not None:
             ledger.regulariser.copy_(regulariser)
-        ledger.grad_norm.copy_(self._update_weights.clip(self._parameters, self.max_grad_norm))
-        skipped = ledger.judge()
+        skipped = ledger.judge(self._update_weights.clip(self._parameters, self.max_grad_norm))
         self._update_weights.step(skipped)
         if scaler is not None:
             scaler.update()
-        ledger.book()
         self.method.observe(skipped)
         self._update_weights.clear(self._parameters, self._statistics())
 

@@ -371,6 +371,26 @@ def test_components_and_their_variances(asked: set[tuple[str, str]]) -> None:
     assert names(asked) == ["_variance_gradients"]
 
 
+def test_how_much_is_updated_and_how_many_bad_steps_pass(
+    asked: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora_cli.training import ledger
+    from dora_cli.training.update.triton_adamw import Blocks, tensors_of
+
+    monkeypatch.setattr(ledger, "takes_triton", lambda _: True)
+    cpu = torch.device("cpu")
+    for blocks in (1, 3, 16, 17):
+        trained = [nn.Parameter(torch.zeros(1024)) for _ in range(blocks)]
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer = torch.optim.AdamW(trained, lr=torch.zeros(()), capturable=True)
+        made = Blocks(optimizer.param_groups[0], tensors_of(optimizer) or [], cpu)
+        skipped = ledger.Ledger(cpu, skip_nonfinite=blocks, scaled=False).judge(made.clip(1.0))
+        made.step(skipped)
+        made.clear()
+    assert names(asked) == ["_adamw", "_clear", "_count", "_judge", "_norm", "_squares"]
+
+
 @pytest.mark.parametrize(("dtype", "rank"), [(torch.bfloat16, 40), (torch.bfloat16, 64), (torch.float32, 128)])
 def test_blocks_fit_into_the_memory_of_a_multiprocessor(
     dtype: torch.dtype, rank: int, needed: list[tuple[str, int]]

@@ -44,7 +44,7 @@ def test_nothing_comes_of_it(method: dict[str, Any], monkeypatch: pytest.MonkeyP
             with monkeypatch.context() as patched:
                 announced = _announcing(step, patched)
                 in_vain(step)
-            assert announced == ["method", "update"]
+            assert announced == ["method", "ledger", "update"]
             assert ("score" in method) == bool(step._statistics())
         for number in (1, 2, 3):
             step(number, [BATCH], 4, event=False)
@@ -66,7 +66,8 @@ def _announcing(step: TrainingStep, patched: pytest.MonkeyPatch) -> list[str]:
         _draw(step)
 
     patched.setattr(step.method, "announce", announce)
-    patched.setattr(step._update_weights, "announce", lambda: found.append("update"))
+    patched.setattr(step.ledger, "announce", lambda: found.append("ledger"))
+    patched.setattr(step._update_weights, "announce", lambda most: found.append("update"))
     return found
 
 
@@ -143,12 +144,12 @@ def test_the_first_step_finds_its_kernels_compiled(precision: str, monkeypatch: 
     from dora_cli.methods.low_rank.allocation import triton_scores
     from dora_cli.methods.low_rank.arithmetic import triton_kernels
     from dora_cli.methods.low_rank.same_input import triton_many
-    from dora_cli.training.update import triton_adamw
+    from dora_cli.training.update import triton_adamw, triton_ledger
     from tests.training.test_captured import Run
 
     if not hasattr(triton, "AsyncCompileMode"):
         pytest.skip("this Triton compiles one kernel after the other")
-    for module in (triton_kernels, triton_many, triton_importance, triton_scores, triton_adamw):
+    for module in (triton_kernels, triton_many, triton_importance, triton_scores, triton_adamw, triton_ledger):
         for kernel in vars(module).values():
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()
@@ -181,6 +182,8 @@ def test_the_first_step_finds_its_kernels_compiled(precision: str, monkeypatch: 
         "_collect_gated",
         "_variance_gradients",
         "_published",
+        "_judge",
+        "_norm",
         "_adamw",
         "_count",
     )

@@ -19,6 +19,9 @@ from dora_cli.methods.triton_launch import launch
 BLOCK = 1024
 """Elements of a block."""
 
+SUMS = 4096
+"""Sums of blocks that `_norm` adds at a time."""
+
 _WEIGHT, _GRADIENT, _MEAN, _SQUARE, _STEP, _RATE, _COUNT, _COLUMNS = map(tl.constexpr, range(8))
 """Columns of a table, whose rows are blocks: where elements, counter and rate are, and how many elements."""
 
@@ -42,11 +45,17 @@ def _squares(table, out, BLOCK: tl.constexpr):
     tl.store(out + tl.program_id(0), tl.sum(gradient * gradient))
 
 
-@triton.jit
-def _scale(table, factor, BLOCK: tl.constexpr):
-    place, inside = _inside(table, BLOCK)
-    address = _at(table, _GRADIENT) + place
-    tl.store(address, tl.load(address, mask=inside, other=0.0) * tl.load(factor), mask=inside)
+@triton.jit(do_not_specialize=["number"])
+def _norm(sums, out, factor, number, most, BLOCK: tl.constexpr):
+    """One program: the norm, and the factor by which PyTorch's `clip_grad_norm_` clips it, rounded as there."""
+    place = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, number, BLOCK):
+        total += tl.load(sums + start + place, mask=start + place < number, other=0.0)
+    norm = tl.sqrt_rn(tl.sum(total))
+    share = tl.div_rn(1.0, norm + 1e-6) * most
+    tl.store(out, norm)
+    tl.store(factor, tl.where(share > 1, 1.0, share))  # what is not a number stays so
 
 
 @triton.jit
@@ -56,16 +65,23 @@ def _clear(table, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _adamw(table, decays, skipped, log_beta1, log_beta2, share1, share2, eps, BLOCK: tl.constexpr):
-    """`share` is ``1 - beta``. Counters go up afterwards, when no block reads them any more."""
+def _adamw(
+    table, decays, skipped, factor, log_beta1, log_beta2, share1, share2, eps, CLIP: tl.constexpr, BLOCK: tl.constexpr
+):
+    """`share` is ``1 - beta``. Gradients are clipped in a skipped step too, in memory, where methods read them.
+    Counters go up afterwards, when no block reads them any more.
+    """
+    place, inside = _inside(table, BLOCK)
+    gradient = tl.load(_at(table, _GRADIENT) + place, mask=inside, other=0.0)
+    if CLIP:
+        gradient *= tl.load(factor)
+        tl.store(_at(table, _GRADIENT) + place, gradient, mask=inside)
     if tl.load(skipped) == 0:
-        place, inside = _inside(table, BLOCK)
         step = tl.load(_at(table, _STEP)).to(tl.float64) + 1
         rate, decay = tl.load(_at(table, _RATE)), tl.load(decays + tl.program_id(0))
         correction1 = (1 - tl.exp(step * log_beta1)).to(tl.float32)
         correction2 = tl.sqrt((1 - tl.exp(step * log_beta2)).to(tl.float32))
         weights, means, squares = _at(table, _WEIGHT) + place, _at(table, _MEAN) + place, _at(table, _SQUARE) + place
-        gradient = tl.load(_at(table, _GRADIENT) + place, mask=inside, other=0.0)
         weight = tl.load(weights, mask=inside, other=0.0)
         mean = tl.load(means, mask=inside, other=0.0)
         square = tl.load(squares, mask=inside, other=0.0)
@@ -167,24 +183,27 @@ class Blocks:
         there = to_device(made, device)  # the host does not wait: after an event tables are made in an ordinary step
         self._table, self._steps, self._decays = there["table"], there["steps"], there["decays"]
         self._sums = torch.empty(len(self._table), device=device)
+        self._norm, self._factor = torch.empty(2, device=device).unbind()
+        self._clips = False
         (beta1, beta2), self._eps = group["betas"], group["eps"]
         # beta ** step is exp(step * log(beta)); a beta of 0 has no logarithm, and is 0 from the first step on
         self._logs = [math.log(beta) if beta else -1e30 for beta in (beta1, beta2)]
         self._shares = [1 - beta1, 1 - beta2]
 
-    def norm(self) -> torch.Tensor:
-        """The Euclidean norm of all gradients together."""
+    def clip(self, most: float | None) -> torch.Tensor:
+        """The Euclidean norm of all gradients together; where it is above `most`, `step` first scales them to that."""
         launch(_squares, (len(self._table), 1, 1), self._table, self._sums, BLOCK=BLOCK)
-        return self._sums.sum().sqrt()
-
-    def scale(self, factor: torch.Tensor) -> None:
-        """Multiplies all gradients."""
-        launch(_scale, (len(self._table), 1, 1), self._table, factor, BLOCK=BLOCK)
+        self._clips = most is not None
+        limit = math.inf if most is None else float(most)
+        numbers = self._sums, self._norm, self._factor, len(self._sums), limit
+        launch(_norm, (1, 1, 1), *numbers, BLOCK=SUMS, num_warps=16)
+        return self._norm
 
     def step(self, skipped: torch.Tensor) -> None:
-        """AdamW's, unless `skipped`, a boolean scalar, says otherwise."""
+        """AdamW's, unless `skipped`, a boolean scalar, says otherwise; clips gradients either way."""
         numbers = *self._logs, *self._shares, self._eps
-        launch(_adamw, (len(self._table), 1, 1), self._table, self._decays, skipped, *numbers, BLOCK=BLOCK)
+        read = self._table, self._decays, skipped, self._factor
+        launch(_adamw, (len(self._table), 1, 1), *read, *numbers, CLIP=self._clips, BLOCK=BLOCK)
         grid = triton.cdiv(len(self._steps), BLOCK), 1, 1
         launch(_count, grid, self._steps, skipped, len(self._steps), BLOCK=BLOCK)
 

@@ -40,17 +40,14 @@ class Update:
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float | None) -> torch.Tensor:
         """Begins a step: clips the gradients of `parameters`, all that trains, to a norm of `most`, if that is not
-        None; returns the norm before.
+        None; returns the norm before. In memory they may be as they were until `step`.
         """
         self._blocks = self._present() or self._found()
         if self._blocks is None:
             if most is None:
                 return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
             return nn.utils.clip_grad_norm_(parameters, most)
-        norm = self._blocks.norm()
-        if most is not None:
-            self._blocks.scale((most / (norm + 1e-6)).clamp(max=1.0))  # as PyTorch's `clip_grad_norm_`
-        return norm
+        return self._blocks.clip(most)
 
     def step(self, skipped: torch.Tensor) -> None:
         """The optimiser's step; `skipped`, a boolean scalar, says whether nothing is to change."""
@@ -68,14 +65,14 @@ class Update:
         if more:
             torch._foreach_zero_(list(more))
 
-    def announce(self) -> None:
-        """Launches what later steps will, on nothing: for kernels to be compiled."""
+    def announce(self, most: float | None) -> None:
+        """Launches what later steps will, on nothing: for kernels to be compiled; `most` as `clip` takes it."""
         if self._may:
             from dora_cli.training.update.triton_adamw import Blocks
 
             flag = torch.ones((), dtype=torch.bool, device=self._device)
             blocks = Blocks(self._optimizer.param_groups[0], [], self._device)
-            blocks.scale(blocks.norm())
+            blocks.clip(most)
             blocks.step(flag)
             blocks.clear()
 

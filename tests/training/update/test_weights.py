@@ -15,6 +15,7 @@ from torch import nn
 
 from dora_cli import train
 from dora_cli.recipe import parse_recipe
+from dora_cli.training import ledger
 from dora_cli.training.optimizer import rates_on_device
 from dora_cli.training.update import weights
 from dora_cli.training.update.weights import Update
@@ -76,9 +77,8 @@ def test_steps_in_blocks_are_pytorchs() -> None:
         found = tensors_of(optimizer)
         assert found is not None
         blocks = Blocks(optimizer.param_groups[0], found, DEVICE)
-        norm = blocks.norm()
+        norm = blocks.clip(5.0)
         torch.testing.assert_close(norm.cpu().double(), nn.utils.clip_grad_norm_(theirs, 5.0), rtol=1e-5, atol=0)
-        blocks.scale((5.0 / norm).clamp(max=1))
         if number == 3:
             ours[0].grad.fill_(math.nan)  # type: ignore[union-attr]
         blocks.step(torch.tensor(number == 3, device=DEVICE))
@@ -92,6 +92,39 @@ def test_steps_in_blocks_are_pytorchs() -> None:
         for key, value in optimizer.state[one].items():
             wanted = reference.state[two][key].double()
             torch.testing.assert_close(value.cpu().double(), wanted, rtol=1e-4, atol=1e-7)
+
+
+@kernels
+@pytest.mark.parametrize("most", [None, 1.0, 1e9])
+@pytest.mark.parametrize("value", [2.0, 0.0, math.inf, math.nan])
+def test_clipping_is_pytorchs_to_the_bit(value: float, most: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the norm of whole numbers, whose squares have the same sum in any order; weights stay, as the step is skipped:
+    gradients do not.
+    """
+    from dora_cli.training.update import triton_adamw
+
+    monkeypatch.setattr(triton_adamw, "SUMS", 2)  # of the seven blocks of all
+    parameters, before = parameters_on(DEVICE), parameters_on(DEVICE)
+    optimizer = optimizer_of(parameters, DEVICE)
+    give_gradients(parameters, 1)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for gradient in gradients:
+        gradient.mul_(3 * bool(value)).round_()
+    gradients[1].fill_(value)
+    drawn = [gradient.cpu().clone() for gradient in gradients]
+    wanted = sum((gradient**2).sum() for gradient in drawn).sqrt()  # type: ignore[union-attr]
+    factor = torch.ones(()) if most is None else (most / (wanted + 1e-6)).clamp(max=1.0)
+    found = triton_adamw.tensors_of(optimizer)
+    assert found is not None
+    blocks = triton_adamw.Blocks(optimizer.param_groups[0], found, DEVICE)
+    norm = blocks.clip(most)
+    assert norm.shape == ()
+    blocks.step(torch.tensor(True, device=DEVICE))
+    to_the_bit: Any = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close(norm.cpu(), wanted, **to_the_bit)
+    for ours, theirs in zip(gradients, drawn, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs * factor, **to_the_bit)
+    assert all(torch.equal(one, two) for one, two in zip(parameters, before, strict=True))
 
 
 @pytest.mark.parametrize("case", ["as it is", "no moments yet", "amsgrad", "betas differ", "float64", "gaps"])
@@ -205,7 +238,9 @@ def test_gradients_that_were_replaced_after_the_step_are_cleared(monkeypatch: py
 @kernels
 @pytest.mark.parametrize("method", ["dora, rank: 2, prune_interval: 3", "adalora, rank: 2"])
 def test_a_run_in_blocks_goes_on_to_the_bit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through cuts, from a checkpoint of every step; and ends where the run ends whose update is PyTorch's."""
+    """Through cuts, from a checkpoint of every step; and ends where the run ends whose update is PyTorch's, and whose
+    ledger is kept by plain operations.
+    """
     from dora_cli.training.update.triton_adamw import Blocks
 
     where = f"device: {DEVICE.type}, threads: 1, cuda_graph: off"
@@ -219,9 +254,11 @@ def test_a_run_in_blocks_goes_on_to_the_bit(method: str, tmp_path: Path, monkeyp
     """)
     if INTERPRETED:
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(weights, "takes_triton", lambda _: False)
+    for room in (weights, ledger):
+        monkeypatch.setattr(room, "takes_triton", lambda _: False)
     train(recipe, tmp_path / "plain")
-    monkeypatch.setattr(weights, "takes_triton", lambda _: True)
+    for room in (weights, ledger):
+        monkeypatch.setattr(room, "takes_triton", lambda _: True)
     steps, step = [], Blocks.step
     monkeypatch.setattr(Blocks, "step", lambda self, skipped: (steps.append(1), step(self, skipped))[1])
     train(recipe, tmp_path / "straight")
