@@ -82,7 +82,7 @@ def test_what_varies_is_not_specialised(path: Path) -> None:
 def test_the_kernels_are_found() -> None:
     names = {path.stem for path in FILES}
     assert {"triton_kernels", "triton_many", "triton_flatness", "triton_jacobi", "triton_step_bound"} <= names
-    found = jitted(PACKAGE / "methods" / "low_rank" / "triton_kernels.py")
+    found = jitted(PACKAGE / "methods" / "low_rank" / "arithmetic" / "triton_kernels.py")
     assert launched(found) == {"_down", "_up", "_outer", "_prepare", "_collect", "_collect_gated"}
 
 

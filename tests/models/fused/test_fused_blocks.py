@@ -79,7 +79,9 @@ def test_what_the_compiler_cannot_do_is_said_once() -> None:
             expected = plain(x)
             expected.square().sum().backward()
         torch.testing.assert_close(found, expected)
-    assert notes == ["blocks are not fused by torch.compile, which would be faster: no such kernel"]
+    (note,) = notes
+    assert note.startswith("blocks")
+    assert note.endswith("no such kernel")
     assert fused.failure == "no such kernel"
     for one, two in zip(model.parameters(), plain.parameters(), strict=True):
         assert (one.grad is None) == (two.grad is None)

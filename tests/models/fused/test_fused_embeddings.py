@@ -170,7 +170,9 @@ def test_what_the_compiler_cannot_do_is_said_once_and_blocks_go_on() -> None:
     fused = fused_of(model, backend=backend, note=notes.append)
     for _ in range(2):
         model.run(fused)
-    assert notes == ["embeddings are not fused by torch.compile, which would be faster: no such kernel"]
+    (note,) = notes
+    assert note.startswith("embeddings")
+    assert note.endswith("no such kernel")
     assert traced.lookups == [2, 0]
     assert fused.failure is None
 

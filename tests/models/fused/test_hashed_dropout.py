@@ -28,7 +28,7 @@ from dora_cli.methods.low_rank.arithmetic.dropout import (
 from dora_cli.models.fused import hashed_dropout
 from dora_cli.models.fused.fused_blocks import FusedBlocks
 from dora_cli.models.fused.hashed_dropout import Draws, HashedDropouts, hashed_mask
-from tests.methods.low_rank.test_lean import check_patterns
+from tests.methods.low_rank.lean.test_lean_pass import check_patterns
 from tests.methods.small import new_lora, sites
 
 P = 0.3
