@@ -120,7 +120,7 @@ def test_passes(new, precision, triton: bool, monkeypatch: pytest.MonkeyPatch) -
     """
     pytest.importorskip("triton")
     monkeypatch.setattr("dora_cli.methods.low_rank.noise.flatness.takes_triton", lambda device: triton)
-    for room in ("noise.flatness", "lean"):
+    for room in ("noise.flatness", "lean.lean_pass"):
         monkeypatch.setattr(f"dora_cli.methods.low_rank.{room}.draws_on_host", lambda device: False)
     model = small_encoder(dtype=torch.float32).to(DEVICE).requires_grad_(False)
     before = {name: module.weight.clone() for name, module in linear_maps(model, "blocks").items()}
