@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Indices = npt.NDArray[np.int64]
 T = TypeVar("T")
 
+_SHORT = 256
+"""Tokens of a batch up to which attention takes too little time for a plan to win back what making it takes."""
+
 Batch = Mapping[str, torch.Tensor]
 Work = Callable[[Batch], torch.Tensor]
 Run = Callable[[Work, Batch], torch.Tensor]
@@ -38,20 +41,36 @@ def work_of(
     """A pass of `model` over a batch, to what is kept of it; `run` will do it.
 
     On CUDA it makes its masks always, so that it runs the same kernels whether it is captured or not, and asks the
-    device for nothing.
+    device for nothing; and its attention makes no plans for batches of short texts.
 
     Args:
         keep: from what the model gave, and the batch.
     """
     settings = None if run is directly else without_cache()
-    masks = masks_always_made if accelerator.device.type == "cuda" else nullcontext
+    on_cuda = accelerator.device.type == "cuda"
 
     def work(batch: Batch) -> torch.Tensor:
-        with autocast(accelerator, settings), masks():
-            outputs = model(**inputs_of(batch))
+        inputs = inputs_of(batch)
+        masks, attention = (masks_always_made(), _few_plans(inputs)) if on_cuda else (nullcontext(), nullcontext())
+        with autocast(accelerator, settings), masks, attention:
+            outputs = model(**inputs)
         return keep(outputs, batch)
 
     return work
+
+
+@contextmanager
+def _few_plans(inputs: Batch) -> Iterator[None]:
+    """Within it, attention over short texts is none of cuDNN's, which makes a plan for every shape, some 50 ms of the
+    host each: more than what it wins over all of a small dev split. It holds for all threads.
+    """
+    width = max((tensor.shape[1] for tensor in inputs.values() if tensor.ndim > 1), default=0)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before and width > _SHORT)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @contextmanager

@@ -37,6 +37,36 @@ def test_only_on_cuda_masks_are_made_that_are_not_needed(masks: list[bool]) -> N
 
 
 @torch.no_grad()
+def test_on_cuda_attention_over_short_texts_makes_no_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer ones may; whoever has forbidden them finds them forbidden. A pass that fails leaves all as it was."""
+    allowed = torch.backends.cuda.cudnn_sdp_enabled
+    monkeypatch.setattr(passes, "_SHORT", 4)
+
+    def model(input_ids: torch.Tensor) -> torch.Tensor:
+        seen.append(allowed())
+        if not len(input_ids):
+            raise RuntimeError("no rows")
+        return input_ids
+
+    def run(device: str, rows: int, width: int) -> None:
+        work = work_of(model, lambda outputs, batch: outputs, accelerator_of(device))  # type: ignore[arg-type]
+        work({"input_ids": torch.zeros(rows, width, dtype=torch.long)})
+
+    for before in (True, False):
+        seen = list[bool]()
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        try:
+            for case in (("cuda", 2, 4), ("cuda", 2, 5), ("cpu", 2, 4)):
+                run(*case)
+            with pytest.raises(RuntimeError, match="no rows"):
+                run("cuda", 0, 4)
+            assert seen == [False, before, before, False]
+            assert allowed() is before
+        finally:
+            torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("captured", [False, True])
 def test_no_copy_of_a_weight_is_kept_for_another_graph(captured: bool) -> None:
     model, cached = made("gpt2").float(), []
