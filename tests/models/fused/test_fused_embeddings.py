@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
@@ -10,25 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.lean import lean_pass as lean
 from dora_cli.models.fused import hashed_dropout
 from dora_cli.models.fused.both_types import BothTypes
 from dora_cli.models.fused.compiler import Backend
 from dora_cli.models.fused.fused_blocks import FusedBlocks
-from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_lora, sites
 from tests.models.fused.test_both_types import HALF, WIDTH, Block, assert_same
 
+pytestmark = pytest.mark.usefixtures("together")
 WORDS = 11
-
-
-@pytest.fixture(autouse=True)
-def together(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plain operations in the place of a GPU's kernels, with which passes look for what reads the same input."""
-    monkeypatch.setattr(lean, "kernels_for", lambda device, *_: TogetherKernels(device))
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 class Embeddings(nn.Module):
