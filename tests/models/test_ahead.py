@@ -18,6 +18,7 @@ from torch import nn
 
 from dora_cli.models import ahead
 from dora_cli.models.ahead import compile_ahead, pass_in_vain
+from dora_cli.training import step as step_module
 from dora_cli.training.step import TrainingStep
 from tests.training.test_step import scaled_step, state_of
 
@@ -100,6 +101,19 @@ def test_methods_that_do_not_say_so_have_no_pass_more() -> None:
         step.method.announces = announces  # type: ignore[misc]
         in_vain(step, BATCH)
     assert passes == [BATCH]
+
+
+def test_steps_that_clip_are_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They launch another kernel, and say so."""
+    kinds, told = [], list[float | None]()
+    monkeypatch.setattr(step_module, "compile_ahead", lambda work, kind, *_: kinds.append(kind) or work())
+    for most in (None, 1.0, 1.0):
+        step = scaled_step(20, scale=None)
+        step.max_grad_norm = most
+        monkeypatch.setattr(step._update_weights, "announce", told.append)
+        step._compile_ahead(BATCH)
+    assert told == [None, 1.0, 1.0]
+    assert kinds[0] != kinds[1] == kinds[2]
 
 
 def test_parameters_that_it_is_the_first_to_reach_count_as_not_reached() -> None:

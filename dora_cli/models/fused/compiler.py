@@ -88,22 +88,48 @@ class Alone:
     """
 
     def __init__(self) -> None:
-        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moved: dict[int, _Moved] = {}
 
-    def all_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same arguments, or copies."""
-        return tuple(map(self._of, args)), {name: self._of(value) for name, value in kwargs.items()}
+    @contextmanager
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The same arguments, or copies of them as they are now; what is written to a copy within it is written to what
+        it is of.
+        """
+        yield tuple(map(self._of, args)), {name: self._of(value) for name, value in kwargs.items()}
+        for moved in self._moved.values():
+            moved.write_back()
 
     def _of(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.is_floating_point() or not value.storage_offset():
+        if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_inference():
             return value
-        if id(value) not in self._moved:
-            self._moved[id(value)] = value, value.clone()  # the tensor too, so that no other takes its number
-        return self._moved[id(value)][1]
+        if not value.storage_offset():
+            return value
+        moved = self._moved.get(id(value))
+        if moved is None or not moved.is_current:
+            moved = self._moved[id(value)] = _Moved(value)
+        return moved.copy
 
     def end(self) -> None:
         """After a pass."""
         self._moved.clear()
+
+
+class _Moved:
+    """A tensor, which it keeps so that no other takes its number, and a copy of it."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value, self.copy = value, value.clone()
+        self._versions = value._version, self.copy._version
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nobody has written to the tensor since."""
+        return self.value._version == self._versions[0]
+
+    def write_back(self) -> None:
+        if self.copy._version != self._versions[1]:
+            self.value.copy_(self.copy)
+            self._versions = self.value._version, self.copy._version
 
 
 @contextmanager

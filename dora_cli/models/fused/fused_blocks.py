@@ -201,14 +201,14 @@ class FusedBlocks:
         """A block's `forward`."""
         self._hashed.begin_block()
         given = hidden_of(args, kwargs)
-        args, kwargs = self._alone.all_of(*_differentiable(block, args, kwargs))
-        if self.failure is None:
-            converted = self._both.of(hidden_of(args, kwargs), given=given)
-            done = self._compiler.run(block, converted, *args, **kwargs)
-            if done is not None:
-                self._both.note(*done)
-                return done[0]
-        return type(block).forward(block, *args, **kwargs)
+        with self._alone.given(*_differentiable(block, args, kwargs)) as (args, kwargs):
+            if self.failure is None:
+                converted = self._both.of(hidden_of(args, kwargs), given=given)
+                done = self._compiler.run(block, converted, *args, **kwargs)
+                if done is not None:
+                    self._both.note(*done)
+                    return done[0]
+            return type(block).forward(block, *args, **kwargs)
 
 
 def _differentiable(

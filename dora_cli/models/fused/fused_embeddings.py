@@ -16,7 +16,8 @@ from dora_cli.models.fused.hashed_dropout import HashedDropouts
 
 
 class FusedEmbeddings:
-    """The module that holds a model's table of tokens, where it does more than to look up, and nothing of it trains.
+    """The module that holds a model's table of tokens, where it does more than to look up, nothing of it trains, and no
+    hook is called within it.
 
     Args:
         module: the embeddings; None where a model has none of their own.
@@ -38,7 +39,7 @@ class FusedEmbeddings:
         if module is None:
             return ()
         trains = any(parameter.requires_grad for parameter in module.parameters())
-        if trains or self._compiler.failure is not None or "forward" in vars(module):
+        if trains or self._compiler.failure is not None or "forward" in vars(module) or _has_hooks_within(module):
             return (module,)
         vars(module)["forward"] = partial(self._run, module)
         self._begun = True
@@ -53,9 +54,18 @@ class FusedEmbeddings:
     def _run(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The embeddings' `forward`."""
         self._hashed.begin_block()
-        args, kwargs = self._alone.all_of(args, kwargs)
-        done = self._compiler.run(module, self._both.dtype, *args, **kwargs)
-        if done is None:
-            return type(module).forward(module, *args, **kwargs)
+        with self._alone.given(args, kwargs) as (args, kwargs):
+            done = self._compiler.run(module, self._both.dtype, *args, **kwargs)
+            if done is None:
+                return type(module).forward(module, *args, **kwargs)
         self._both.note(*done)
         return done[0]
+
+
+def _has_hooks_within(module: nn.Module) -> bool:
+    """Whether something in `module` calls hooks, as for noise on looked-up rows; the compiler looks for them once."""
+    return any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        for part in module.modules()
+        if part is not module
+    )

@@ -1,4 +1,5 @@
-"""The `nn.Dropout` modules of compiled blocks, by integer operations that the compiler fuses with what is around them.
+"""The `nn.Dropout` modules of compiled blocks and embeddings, by integer operations that the compiler fuses with what
+is around them.
 
 The compiler's own generator takes ten rounds for every single element, and keeps masks for the backward pass. Here a
 mask is a hash of a seed and of where an element lies, so that the backward pass has it again for a few operations.
@@ -34,7 +35,8 @@ _NARROW = 2**31 - 2**16
 
 
 class HashedDropouts:
-    """The dropouts of some blocks: between `begin` and `end`, a pass forward and backward, they are hashed.
+    """The dropouts of some blocks, embeddings counting as one: between `begin` and `end`, a pass forward and backward,
+    they are hashed.
 
     Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw anew
     and alike. Each dropout of each call of a block has one of its own.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dora_cli.models.structure.blocks import base_model, find_blocks
+from dora_cli.models.structure.blocks import find_blocks
 
 _OFFSET = 2
 """Rows that some position tables have before position 0 without saying so (YOSO, MRA, Nystromformer)."""
@@ -32,9 +32,7 @@ def embeddings_of(model: nn.Module) -> nn.Module | None:
     """
     words = word_embeddings(model)
     parents = [module for module in model.modules() if words is not None and words in module._modules.values()]
-    if len(parents) != 1 or parents[0] in (model, base_model(model)[1]) or find_blocks(parents[0]):
-        return None
-    return parents[0]
+    return parents[0] if len(parents) == 1 and not find_blocks(parents[0]) else None
 
 
 def vocabulary_rows(model: nn.Module) -> int | None:

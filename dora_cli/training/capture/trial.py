@@ -57,6 +57,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     accelerator, rows = make_accelerator(device, question["precision"]), bool(question.get("packed"))
     compiled, longest = bool(question.get("fused")), None if rows else LENGTH
+    fused = _fused_blocks(model, method) if compiled else None
     step = TrainingStep(
         model=model.train(),
         method=method,
@@ -67,13 +68,15 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         max_grad_norm=1.0,
         cuda_graph=cuda_graph,
         evaluations=FEW,  # enough to be captured from the second batch on
-        fused=_fused_blocks(model, method) if compiled else None,
+        fused=fused,
         packed=PackedRows(model, LENGTH) if rows else None,
         shortcuts=shortcuts(model, autocast_type(accelerator), longest=longest, compiled=compiled),
     )
     learned = _in_one_row(batch, int(model.config.pad_token_id)) if rows else batch
     for number in range(1, STEPS + 1):
         step(number, [learned], BATCH, event=False)
+        if fused is not None and fused.failure is not None:  # a run would go on without
+            raise NotCompiledError(fused.failure)
     step.read(STEPS)
     work = work_of(model, _loss, step.accelerator, step.run_evaluation)
     with evaluation_mode(model):
@@ -82,13 +85,10 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
 
 
 def _fused_blocks(model: nn.Module, method: Method) -> FusedBlocks:
-    """They fail where a run would go on without."""
+    """What of them cannot be compiled is said by the run."""
     from dora_cli.models.fused.fused_blocks import FusedBlocks  # it loads PyTorch's compiler
 
-    def fail(message: str) -> None:
-        raise NotCompiledError(message)
-
-    return FusedBlocks(model, method.sites, note=fail)
+    return FusedBlocks(model, method.sites, note=lambda _: None)
 
 
 def _with_any_targets(model: nn.Module, settings: Mapping[str, Any]) -> Method:

@@ -13,7 +13,9 @@ from dora_cli.methods.triton_launch import launch
 def _judge(
     adds, sums, step, units, norm, grad_norm, skipped, halted, bad_steps, first_bad, number, SCALED: tl.constexpr
 ):
-    """All by scalars, which one thread stores: none reads what another has written."""
+    """All by scalars, which one thread stores: none reads what another has written. `number`: of bad steps that do not
+    halt a run.
+    """
     loss, all_units = tl.load(adds), tl.load(units).to(tl.float64)
     size, now = tl.load(norm).to(tl.float64), tl.load(step) + 1
     ended, bad_before, first = tl.load(halted), tl.load(bad_steps), tl.load(first_bad)

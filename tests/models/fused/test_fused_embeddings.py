@@ -123,6 +123,7 @@ def test_dropout_is_hashed_where_they_are_compiled(monkeypatch: pytest.MonkeyPat
     fused = fused_of(model)
     found = model.run(fused)
     seed, threshold = fused._hashed._draws._all[0, 0, 0], round(0.5 * 2**hashed_dropout.HASH_BITS)
+    assert fused._hashed._draws._calls == 1 + len(model.blocks)  # each with seeds of its own
     mask = hashed_dropout.hashed_mask(torch.Size([3, 5, WIDTH]), seed, 0, threshold)
     assert 0 < int(mask.sum()) < mask.numel()
     monkeypatch.setattr(model.embeddings, "drop", nn.Identity())
@@ -130,16 +131,18 @@ def test_dropout_is_hashed_where_they_are_compiled(monkeypatch: pytest.MonkeyPat
     assert_same(found, model.run(None))
 
 
-@pytest.mark.parametrize("reason", ["training", "replaced", "on a CPU", "no table"])
+@pytest.mark.parametrize("reason", ["training", "replaced", "on a CPU", "no table", "hooks within"])
 def test_they_stay_as_they_stand(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With PyTorch's dropout; parameters that train have their gradients."""
-    model, traced = Model(p=0.5), Traced()
+    model, traced, seen = Model(p=0.5), Traced(), list[str]()
     monkeypatch.setattr(hashed_dropout, "hashed_mask", None)
     if reason == "training":
         model.embeddings.norm.requires_grad_(True)
     if reason == "replaced":
         plain = model.embeddings.forward
         model.embeddings.forward = lambda ids: plain(ids)  # type: ignore[method-assign]
+    if reason == "hooks within":
+        model.embeddings.words.register_forward_hook(lambda module, args, y: seen.append(reason))
     if reason == "no table":
         monkeypatch.setattr(model, "get_input_embeddings", lambda: None)
     fused = fused_of(model, backend=traced, hashed=reason != "on a CPU")
@@ -148,9 +151,62 @@ def test_they_stay_as_they_stand(reason: str, monkeypatch: pytest.MonkeyPatch) -
     assert ("forward" in vars(model.embeddings)) is (reason == "replaced")
     assert (model.embeddings.norm.weight.grad is not None) is (reason == "training")
     assert len(found) > 1
+    assert bool(seen) is (reason == "hooks within")
 
 
-def test_what_the_compiler_cannot_do_is_said_once_and_blocks_go_on() -> None:
+def test_what_becomes_somebody_elses_between_passes_stays_theirs() -> None:
+    model = Model()
+    fused, plain = fused_of(model), model.embeddings.forward
+    expected = model.run(fused)
+    mine = model.embeddings.forward = lambda ids: 2 * plain(ids)  # type: ignore[method-assign]
+    assert not torch.equal(model.run(fused)[0], expected[0])
+    assert vars(model.embeddings)["forward"] is mine
+
+
+class Writes(Embeddings):
+    """Clamps what it is given."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids.clamp_(max=4))
+
+
+@pytest.mark.parametrize("embeddings", [Embeddings, Writes])
+def test_part_of_a_batch_that_is_written_to_is_read_as_it_is(embeddings: type[Embeddings]) -> None:
+    """Parts do not begin where their memory does, and are copied once for a pass. Here its embeddings are called twice,
+    and their input changes meanwhile, also by themselves; what comes after reads it too.
+    """
+    model = Model()
+    table = model.embeddings
+    model.embeddings = embeddings(0.0).requires_grad_(False)
+    model.embeddings.load_state_dict(table.state_dict())
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        x = model.embeddings(ids)
+        ids.add_(1)
+        x = x + model.embeddings(ids) + ids[..., None]
+        for block in model.blocks:
+            x = block(x)
+        return x
+
+    model.forward = forward  # type: ignore[method-assign]
+
+    def run(fused: FusedBlocks | None, start: int) -> torch.Tensor:
+        whole = torch.arange(18) % 8 + start
+        around = nullcontext() if fused is None else fused.around(None)
+        with torch.no_grad(), model.method.training_pass(), around:
+            return model(whole[1 + start : 16 + start].view(3, 5))  # type: ignore[no-any-return]
+
+    run(None, 0)  # in the first pass the model is called once more, which finds what reads the same input
+    traced = Traced()
+    fused = fused_of(model, backend=traced)
+    for start in (0, 1, 2):
+        torch.testing.assert_close(run(fused, start), run(None, start))
+    assert traced.lookups == [2, 0]  # wherever they begin
+    assert fused._alone._moved == {}
+
+
+def test_what_the_compiler_cannot_do_is_said_once_and_blocks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time with PyTorch's dropout."""
     model, notes, traced = Model(p=0.5), list[str](), Traced()
 
     def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callable[..., Any]:
@@ -158,8 +214,9 @@ def test_what_the_compiler_cannot_do_is_said_once_and_blocks_go_on() -> None:
         return _fails() if traced.lookups[-1] else run
 
     fused = fused_of(model, backend=backend, note=notes.append)
-    for _ in range(2):
-        model.run(fused)
+    model.run(fused)
+    monkeypatch.setattr(hashed_dropout, "hashed_mask", None)
+    model.run(fused)
     (note,) = notes
     assert note.startswith("embeddings")
     assert note.endswith("no such kernel")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.arithmetic.dropout import HASH_BITS, cut, hashed_keep, scale
 from dora_cli.methods.low_rank.arithmetic.factor import Factor
+from dora_cli.methods.low_rank.arithmetic.kernels import Kernels
 from tests.methods.small import new_dora, sites
 from tests.triton_kernels import DEVICE, INTERPRETED, TOLERANCE, TYPES
 
@@ -200,13 +201,19 @@ PREPARED = pytest.mark.parametrize(
 
 @PREPARED
 @pytest.mark.parametrize(("rows", "d_in", "d_out"), [(7, 70, 1100), (5, 1040, 48), (1, 512, 3)])
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("written", ["all", "some rows", "B alone"])
-def test_preparing(rows: int, d_in: int, d_out: int, dtype: torch.dtype, gated: bool, written: str) -> None:
-    """The bits of the plain way, twice, from different factors; what lies between the rows stays."""
+def test_preparing(rows: int, d_in: int, d_out: int, dtype: torch.dtype) -> None:
+    """The bits of the plain way, by the same kernels in every case."""
+    made = kernels()
+    for gated, written in product((False, True), ("all", "some rows", "B alone")):
+        assert_prepares(made, (rows, d_in, d_out), dtype, gated, written)
+
+
+def assert_prepares(made: Kernels, shape: tuple[int, int, int], dtype: torch.dtype, gated: bool, written: str) -> None:
+    """Twice, from different factors; what lies between the rows stays."""
     from dora_cli.methods.low_rank.arithmetic.kernels import TorchKernels
 
-    generator, made, plain = torch.Generator().manual_seed(rows), kernels(), TorchKernels(torch.device(DEVICE))
+    rows, d_in, d_out = shape
+    generator, plain = torch.Generator().manual_seed(rows), TorchKernels(torch.device(DEVICE))
     shapes, places, length = ((rows, d_in), (rows, d_out), (rows,)), None, rows
     if written == "some rows":
         length = 2 * rows + 1
