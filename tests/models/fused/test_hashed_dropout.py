@@ -251,7 +251,7 @@ def test_compiled_blocks_drop_by_masks_of_their_own_forward_and_backward(monkeyp
 
 def test_every_pass_drops_anew_and_torchs_generator_decides() -> None:
     model = Model()
-    blocks = fused(model, "aot_eager")
+    blocks = fused(model, "eager")
     first, second = (one_pass(model, blocks, X, seed) for seed in (1, 2))
     assert not same(first, second)
     assert same(one_pass(model, blocks, X, 1), first)
@@ -262,11 +262,11 @@ def test_every_pass_drops_anew_and_torchs_generator_decides() -> None:
 def test_blocks_as_they_stand_drop_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the pass in which the compiler fails; and within a capture, which compiles nothing."""
     model, notes = Model(), list[str]()
-    expected = one_pass(model, fused(model, "aot_eager"), X)
+    expected = one_pass(model, fused(model, "eager"), X)
     blocks = fused(model, _fails, notes.append)
     assert same(one_pass(model, blocks, X), expected)
     assert len(notes) == 1
-    blocks = fused(model, "aot_eager")
+    blocks = fused(model, "eager")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(blocks, "_device", torch.device("cuda"))
     torch._dynamo.reset()
@@ -286,7 +286,7 @@ def test_once_the_compiler_has_failed_pytorch_drops(monkeypatch: pytest.MonkeyPa
 def test_on_the_cpu_compiled_blocks_drop_as_the_compiler_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed_dropout, "hashed_mask", None)
     model = Model()
-    blocks = FusedBlocks(model, model.method.sites, note=pytest.fail, backend="aot_eager")
+    blocks = FusedBlocks(model, model.method.sites, note=pytest.fail, backend="eager")
     assert not same(one_pass(model, blocks, X, 1), one_pass(model, blocks, X, 2))
 
 
