@@ -51,12 +51,18 @@ def work_of(
 
     def work(batch: Batch) -> torch.Tensor:
         inputs = inputs_of(batch)
-        masks, attention = (masks_always_made(), _few_plans(inputs)) if on_cuda else (nullcontext(), nullcontext())
-        with autocast(accelerator, settings), masks, attention:
+        with autocast(accelerator, settings), _on_cuda(inputs) if on_cuda else nullcontext():
             outputs = model(**inputs)
         return keep(outputs, batch)
 
     return work
+
+
+@contextmanager
+def _on_cuda(inputs: Batch) -> Iterator[None]:
+    """Around a model's computation on CUDA, see `work_of`."""
+    with masks_always_made(), _few_plans(inputs):
+        yield
 
 
 @contextmanager

@@ -54,21 +54,21 @@ class BothTypes:
         """After a pass, also one that failed."""
         self.dtype = self._last = self.entry.x = self.entry.converted = None
 
-    def of(self, x: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
+    def of(self, x: torch.Tensor | None, *, unread: bool = False) -> torch.Tensor | None:
         """The input of a block in the type of the arithmetic, as whatever gave it gave that too, or converted; None
         where it is of that type itself.
 
         Args:
-            x: the input.
-            given: what the block was called with: the same, or what has no gradient and `x` was made of, whose gradient
-                nobody reads, so that this one's need not be added to it.
+            x: the input, as the block was called with it.
+            unread: whether the block has a leaf of its own in its place, whose gradient nobody reads: then this is one
+                too.
         """
         dtype, last, self._last = self.dtype, self._last, None
-        if x is None or given is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
+        if x is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
             return None
-        known = None if last is None or not last.is_of(given) or is_watched(given) else last.converted
-        converted = given.to(dtype) if known is None else known
-        return converted if x is given else converted.detach().requires_grad_()
+        known = None if last is None or not last.is_of(x) or is_watched(x) else last.converted
+        converted = x.to(dtype) if known is None else known
+        return converted.detach().requires_grad_() if unread else converted
 
     def note(self, result: Any, converted: torch.Tensor | None) -> None:
         """What a block or the embeddings have given, and the first of it as the next block may have it."""

@@ -79,9 +79,9 @@ class FusedBlocks:
         self._dropouts = [module for part in dropping for module in part.modules() if type(module) is nn.Dropout]
         self._hashed = HashedDropouts(dropping if is_hashed else [], self._device)
         self._both, self._alone = BothTypes(), Alone()
-        compiler: dict[str, Any] = {"note": note, "deterministic": deterministic, "backend": backend}
-        self._compiler = Compiler("blocks", self._both.around, device=self._device, **compiler)
-        of_embeddings = Compiler("embeddings", self._both.giving, device=self._device, **compiler)
+        compiler = partial(Compiler, note=note, device=self._device, deterministic=deterministic, backend=backend)
+        self._compiler = compiler("blocks", self._both.around)
+        of_embeddings = compiler("embeddings", self._both.giving)
         self._embeddings = FusedEmbeddings(embeddings, of_embeddings, self._both, self._hashed, self._alone)
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
@@ -203,7 +203,7 @@ class FusedBlocks:
         given = hidden_of(args, kwargs)
         with self._alone.given(*_differentiable(block, args, kwargs)) as (args, kwargs):
             if self.failure is None:
-                converted = self._both.of(hidden_of(args, kwargs), given=given)
+                converted = self._both.of(given, unread=hidden_of(args, kwargs) is not given)
                 done = self._compiler.run(block, converted, *args, **kwargs)
                 if done is not None:
                     self._both.note(*done)

@@ -86,8 +86,8 @@ class Watched:
         of, note = both.of, both.note
         handed: list[torch.Tensor | None] = [None]
 
-        def watched_of(x: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
-            found = of(x, given)
+        def watched_of(x: torch.Tensor | None, **more: bool) -> torch.Tensor | None:
+            found = of(x, **more)
             self.given.append("nothing" if found is None else "handed" if found is handed[0] else "converted")
             return found
 
@@ -234,7 +234,7 @@ def test_a_gradient_must_be_wanted_of_both_or_none(both: BothTypes) -> None:
     """Else it would be lost: a block whose pass is not recorded is handed over without one."""
     x = torch.ones(2).requires_grad_()
     both.note(x, x.detach().to(HALF))
-    found = both.of(x, x)
+    found = both.of(x)
     assert found is not None
     assert found.requires_grad
 
@@ -243,31 +243,31 @@ def test_it_is_given_once(both: BothTypes) -> None:
     x = torch.ones(2)
     converted = x.to(HALF)
     both.note((x, None), converted)
-    assert both.of(x, x) is converted
-    assert both.of(x, x) is not converted
+    assert both.of(x) is converted
+    assert both.of(x) is not converted
 
 
 def test_a_gradient_that_nobody_reads_is_not_added_to_another(both: BothTypes) -> None:
     """That of the first block's input, which requires one to look like the others."""
     given = torch.ones(2)
-    x, converted = given.detach().requires_grad_(), given.to(HALF)
+    converted = given.to(HALF)
     for known in (False, True):
         if known:
             both.note(given, converted)
-        found = both.of(x, given)
+        found = both.of(given, unread=True)
         assert found is not None
         assert found.is_leaf
         assert found.requires_grad
         assert (found.data_ptr() == converted.data_ptr()) is known
-    y = 2 * x
-    made = both.of(y, y)
+    y = 2 * given.requires_grad_()
+    made = both.of(y)
     assert made is not None
     assert made.grad_fn is not None
 
 
 @pytest.mark.parametrize("x", [None, torch.ones(2, dtype=HALF), torch.ones(2, dtype=torch.int64)], ids=str)
 def test_nothing_for_what_has_no_second_type(x: torch.Tensor | None, both: BothTypes) -> None:
-    assert both.of(x, x) is None
+    assert both.of(x) is None
 
 
 def test_nothing_outlives_a_pass(both: BothTypes) -> None:
@@ -275,9 +275,9 @@ def test_nothing_outlives_a_pass(both: BothTypes) -> None:
     both.note(x, x.to(HALF))
     both.entry.x = both.entry.converted = x
     both.end()
-    assert both.of(x, x) is None
+    assert both.of(x) is None
     both.begin(HALF)
-    assert both.of(x, x) is not None
+    assert both.of(x) is not None
     assert both.entry.x is both.entry.converted is None
 
 

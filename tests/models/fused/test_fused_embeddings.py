@@ -101,9 +101,9 @@ def test_the_first_block_has_what_they_give_in_both_types(monkeypatch: pytest.Mo
     model, handed = Model(), list[bool]()
     of = BothTypes.of
 
-    def watched(self: BothTypes, x: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
+    def watched(self: BothTypes, x: torch.Tensor | None, **more: bool) -> torch.Tensor | None:
         last = self._last
-        found = of(self, x, given)
+        found = of(self, x, **more)
         handed.append(last is not None and found is not None and found.data_ptr() == last.converted.data_ptr())
         return found
 
